@@ -1,0 +1,1 @@
+"""Sources, tokenizers, packing and batches; NumPy until the end."""

@@ -1,0 +1,1 @@
+"""One architecture a file: its frozen config dataclass and its module."""

@@ -1,0 +1,1 @@
+"""Device meshes and the table of rules that shards parameters over them."""

@@ -1,0 +1,1 @@
+"""NumPy float64 twins of ops, layers and models, written as plainly as their equations."""

@@ -1,0 +1,1 @@
+"""What a batch means: losses as (sum, weight), metrics and predictions."""

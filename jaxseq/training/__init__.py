@@ -1,0 +1,1 @@
+"""State, train step, the one loop, checkpoints, optimizers and metrics."""
