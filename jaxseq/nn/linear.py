@@ -1,0 +1,37 @@
+"""The affine layer that the other layers are made of."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseq.ops.linear import linear
+from jaxseq.typing import Array, Float
+
+
+class Linear(nn.Module):
+    """y = x W + b, with a logical name for W's input and output axes.
+
+    Weights start as normal numbers of standard deviation `init_scale`, biases at zero.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    use_bias: bool = True
+    init_scale: float = 0.02
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """Maps the last axis of x from its size to `features`."""
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(nn.initializers.normal(self.init_scale), self.axes),
+            (x.shape[-1], self.features),
+        )
+        bias = None
+        if self.use_bias:
+            bias = self.param(
+                "bias",
+                nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
+                (self.features,),
+            )
+        return linear(x, kernel, bias, dtype=self.dtype)
