@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxseq.nn.parameters import parameter
 from jaxseq.ops.linear import linear
 from jaxseq.typing import Array, Float, Int
 
@@ -22,11 +23,8 @@ class Embedding(nn.Module):
 
     def setup(self) -> None:
         """Creates the table."""
-        self.table = self.param(
-            "table",
-            nn.with_logical_partitioning(nn.initializers.normal(self.init_scale), self.axes),
-            (self.count, self.features),
-        )
+        init = nn.initializers.normal(self.init_scale)
+        self.table = parameter(self, "table", init, self.axes, (self.count, self.features))
 
     def __call__(self, numbers: Int[Array, "..."]) -> Float[Array, "... D"]:
         """The vectors at `numbers`."""

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxseq.nn.parameters import parameter
 from jaxseq.ops.linear import linear
 from jaxseq.typing import Array, Float
 
@@ -22,16 +23,11 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """Maps the last axis of x from its size to `features`."""
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(nn.initializers.normal(self.init_scale), self.axes),
-            (x.shape[-1], self.features),
-        )
+        init = nn.initializers.normal(self.init_scale)
+        kernel = parameter(self, "kernel", init, self.axes, (x.shape[-1], self.features))
         bias = None
         if self.use_bias:
-            bias = self.param(
-                "bias",
-                nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
-                (self.features,),
+            bias = parameter(
+                self, "bias", nn.initializers.zeros, self.axes[1:], (self.features,)
             )
         return linear(x, kernel, bias, dtype=self.dtype)

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from jaxseq.nn.parameters import parameter
 from jaxseq.ops.normalization import layer_norm, rms_norm
 from jaxseq.typing import Array, Float
 
@@ -15,8 +16,10 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """See `ops.normalization.layer_norm`."""
-        scale = _vector(self, "scale", nn.initializers.ones, x.shape[-1])
-        bias = _vector(self, "bias", nn.initializers.zeros, x.shape[-1]) if self.use_bias else None
+        size, bias = x.shape[-1:], None
+        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), size)
+        if self.use_bias:
+            bias = parameter(self, "bias", nn.initializers.zeros, ("norm",), size)
         return layer_norm(x, scale, bias, epsilon=self.epsilon)
 
 
@@ -28,9 +31,5 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """See `ops.normalization.rms_norm`."""
-        scale = _vector(self, "scale", nn.initializers.ones, x.shape[-1])
+        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), x.shape[-1:])
         return rms_norm(x, scale, epsilon=self.epsilon)
-
-
-def _vector(module: nn.Module, name: str, init: nn.initializers.Initializer, size: int) -> Array:
-    return module.param(name, nn.with_logical_partitioning(init, ("norm",)), (size,))

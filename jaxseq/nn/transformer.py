@@ -100,9 +100,9 @@ def stack(
     remat: Literal["none", "full", "dots"] = "none",
     **fields: Any,
 ) -> nn.Module:
-    """`num_layers` of `block(**fields)` in a row, compiled once: parameters gain an L axis in front.
+    """`num_layers` of `block(**fields)` in a row, compiled once; parameters gain a leading L axis.
 
-    The result is called like the block; a cache has an L axis in front too. `unroll` blocks are
+    The result is called like the block; a cache has a leading L axis too. `unroll` blocks are
     laid out per loop iteration: more is faster on small models and slower to compile, and changes
     no parameter's shape. `remat` recomputes activations in the backward pass to save memory:
     "full" keeps the input of each block alone, "dots" also the results of its matmuls.

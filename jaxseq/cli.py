@@ -1,0 +1,266 @@
+"""The command line: `jaxseq VERB ...`."""
+
+import contextlib
+import dataclasses
+import datetime
+import difflib
+import importlib.util
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from jaxseq.errors import UserError
+
+T = TypeVar("T")
+Positional = tyro.conf.Positional
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0, 2 for a mistake to mend, 128 + n for signal n."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        print(f"jaxseq: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxseq: interrupted; nothing was running that could be saved", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0  # the reader of our output went away, which is its right
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: jaxseq VERB ...\n")
+        for name, verb in VERBS.items():
+            print(f"  {name:10} {(verb.__doc__ or '').splitlines()[0]}")
+        print("\n`jaxseq VERB --help` lists a verb's options.")
+        return 0
+    if argv[0] not in VERBS:
+        raise UserError(f"unknown verb '{argv[0]}'{_nearest(argv[0], list(VERBS))}")
+    return VERBS[argv[0]](argv[1:])
+
+
+# ---- train ----------------------------------------------------------------------------------
+
+
+def train(argv: list[str]) -> int:
+    """Train the experiment in a file; goes on where the run directory was left.
+
+    usage: jaxseq train EXPERIMENT.py [--run-dir DIR] [--model.num-layers 2] ...
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(train.__doc__, "\n`jaxseq train EXPERIMENT.py --help` lists its options.")
+        return 0
+    file = Path(argv[0])
+    module = load_module(file)
+
+    from jaxseq.training.experiment import Experiment
+
+    default = getattr(module, "experiment", None)
+    if not isinstance(default, Experiment):
+        raise UserError(f"{file} has no `experiment = Experiment(...)`; see experiments/")
+    kind = Experiment[type(default.task), type(default.model), type(default.data)]
+
+    @dataclasses.dataclass(frozen=True)
+    class Train:
+        experiment: Annotated[kind, tyro.conf.arg(name="")]
+        run_dir: Path | None = None
+        """Where the run lives; one that holds a checkpoint is resumed. None: a new one in runs/."""
+        sample_tokens: int = 300
+        """Tokens of the sample shown at the end; 0: none."""
+
+    options = parse(
+        Train,
+        argv[1:],
+        prog=f"jaxseq train {file}",
+        description=module.__doc__,
+        default=Train(default),
+    )
+
+    from jaxseq.training.loop import Stopped
+    from jaxseq.training.loop import train as run_training
+
+    run_dir = options.run_dir
+    if run_dir is None:
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        run_dir = Path("runs") / f"{file.stem}-{now}"
+    try:
+        metrics = run_training(options.experiment, run_dir)
+    except Stopped as stopped:
+        again = shlex.join(["jaxseq", "train", *_with_run_dir(argv, run_dir)])
+        print(f"jaxseq: {stopped}; to go on: {again}", file=sys.stderr)
+        return 128 + stopped.number
+    print(
+        f"validation: loss {metrics['loss']:.4f}, perplexity {metrics['perplexity']:.2f}, "
+        f"{metrics['bits_per_byte']:.3f} bits per byte"
+    )
+    if options.sample_tokens:
+        print("---- sample " + "-" * 60)
+        _write_sample(run_dir, "\n", options.sample_tokens)
+        print("-" * 72)
+    print(f"the run is in {run_dir}; try: jaxseq sample {shlex.quote(str(run_dir))}")
+    return 0
+
+
+def load_module(file: Path) -> ModuleType:
+    """The experiment file, executed; UserError where it is missing or no Python."""
+    if not file.is_file():
+        near = difflib.get_close_matches(
+            str(file), [str(path) for path in file.parent.glob("*.py")], n=1
+        )
+        hint = f"; did you mean {near[0]}?" if near else "; name an experiment's .py file"
+        raise UserError(f"there is no file {file}{hint}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file; name an experiment's .py file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from error
+    return module
+
+
+def _with_run_dir(argv: list[str], run_dir: Path) -> list[str]:
+    given = any(word.split("=")[0] in ("--run-dir", "--run_dir") for word in argv)
+    return argv if given else [*argv, "--run-dir", str(run_dir)]
+
+
+# ---- evaluate -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Loss, perplexity and bits per byte over the whole validation split."""
+
+    run_dir: Positional[Path]
+    """A run directory."""
+    checkpoint: str = "last"
+    """"last", "best" (by validation loss on the way), or the step of one that was kept."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def evaluate(argv: list[str]) -> int:
+    """Loss, perplexity and bits per byte of a run over its whole validation split."""
+    options = parse(Evaluate, argv, prog="jaxseq evaluate")
+
+    from jaxseq.training.evaluation import evaluate_run
+    from jaxseq.training.run_directory import read_run
+
+    run = read_run(options.run_dir, options.checkpoint)
+    metrics = {"step": run.step} | evaluate_run(run, options.run_dir)
+    if options.json:
+        print(json.dumps(metrics))
+        return 0
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        print(f"{name:{width}}  {value:,.4f}" if value % 1 else f"{name:{width}}  {value:,.0f}")
+    return 0
+
+
+# ---- sample ---------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Text written by a run's model, shown as it comes."""
+
+    run_dir: Positional[Path]
+    """A run directory."""
+    prompt: str = "\n"
+    """Text to go on from."""
+    max_new_tokens: int = 500
+    """Tokens to write."""
+    temperature: float = 0.8
+    """Below 1 sharpens the distribution, above 1 flattens it; 0: always the likeliest token."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens alone; 0: among all."""
+    top_p: float = 1.0
+    """Draw among the fewest tokens that together have probability p; 1: among all."""
+    seed: int = 0
+    """Decides the draws."""
+    checkpoint: str = "last"
+    """"last", "best" (by validation loss on the way), or the step of one that was kept."""
+
+
+def sample(argv: list[str]) -> int:
+    """Text from a run's model, streamed to the terminal."""
+    options = dataclasses.asdict(parse(Sample, argv, prog="jaxseq sample"))
+    _write_sample(options.pop("run_dir"), options.pop("prompt"), **options)
+    return 0
+
+
+def _write_sample(
+    run_dir: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    checkpoint: str = "last",
+) -> None:
+    from jaxseq.decoding.sampling import SamplingConfig
+    from jaxseq.training.run_directory import read_run
+
+    sampling = SamplingConfig(temperature, top_k, top_p)
+    run = read_run(run_dir, checkpoint)
+    show = partial(print, end="", flush=True)
+    show(prompt)
+    task, model = run.experiment.task, run.experiment.model
+    task.write(model, run.params, run.tokenizer, prompt, max_new_tokens, sampling, seed, show)
+    print()
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+}
+
+
+# ---- options --------------------------------------------------------------------------------
+
+
+def parse(kind: type[T], argv: list[str], **options: Any) -> T:
+    """The options of a verb, typed; a mistake in them is one line that names it and the mend."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(kind, args=argv, **options)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise UserError(_in_one_line(shown.getvalue())) from None
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro's box says, and the nearest option where it offers one."""
+    texts = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rule = next((i for i, text in enumerate(texts) if set(text) == {"─"}), len(texts))
+    message = " ".join(texts[:rule])
+    near = re.search(r"Perhaps you meant:\s+(--[\w.-]+)", " ".join(texts[rule + 1 :]))
+    if near:
+        return f"{message}; did you mean {near[1]}?"
+    return f"{message}; --help lists the options"
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Batches as a pure function of (seed, step), read ahead off the training thread."""
+
+from collections.abc import Generator, Iterator
+
+import numpy as np
+
+from jaxseq.data.packing import Windows
+from jaxseq.typing import Shaped
+
+Batch = dict[str, Shaped[np.ndarray, "B T"]]
+
+
+class TrainBatches:
+    """`batches[step]`: the windows of one training step, a pure function of (seed, step).
+
+    The windows are shuffled anew in every epoch, and batches run on from one epoch into the next,
+    so that each epoch holds every window exactly once. Any step can be read without those before
+    it: a resume needs no iterator state, and hosts need not agree on anything but the step.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int):
+        """Build on `windows`; `seed` is an integer from 0 to 2^32 - 1 (else ValueError)."""
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be 0 to 2^32 - 1, got {seed}")
+        import grain  # half a second that `--help` and `sample` need not pay
+
+        # repeat before batch: batches straddle epochs, and nothing is dropped.
+        self.dataset = (
+            grain.MapDataset.source(windows).seed(seed).shuffle().repeat(None).batch(batch_size)
+        )
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the arrays (B, T) of `step`, counted from 0."""
+        if step < 0:
+            raise IndexError(f"step {step} is negative")
+        batch = self.dataset[step]
+        assert batch is not None  # grain's type allows for filters, of which there are none
+        return batch
+
+
+def prefetch(
+    batches: TrainBatches, start: int, stop: int, read_ahead: int = 8
+) -> Generator[tuple[int, Batch], None, None]:
+    """Yield (step, batches[step]) for step in range(start, stop), `read_ahead` steps early.
+
+    One background thread reads. Its exceptions are raised here, at the step that failed, and it
+    ends with the generator: at the last step, at `close()`, or when the generator is dropped.
+    """
+    if start >= stop:
+        return
+    import grain
+
+    # One thread: more of them only contend for the interpreter over windows held in memory.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=read_ahead)
+    iterator = iter(batches.dataset[start:stop].to_iter_dataset(options))
+    try:
+        yield from enumerate(iterator, start)
+    finally:
+        iterator.close()
+
+
+def evaluation_batches(windows: Windows, batch_size: int, every: int = 1) -> Iterator[Batch]:
+    """Yield every `every`-th window in order, from the first, in batches of one shape.
+
+    Rows of zeros fill the last batch; their mask is False (and their segments are 0).
+    """
+    chosen = range(0, len(windows), every)
+    for start in range(0, len(chosen), batch_size):
+        rows = [windows[i] for i in chosen[start : start + batch_size]]
+        blank = {key: np.zeros_like(value) for key, value in rows[0].items()}
+        rows += [blank] * (batch_size - len(rows))
+        yield {key: np.stack([row[key] for row in rows]) for key in blank}

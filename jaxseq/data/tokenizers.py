@@ -1,0 +1,218 @@
+"""Text to token ids and back: UTF-8 bytes, or characters."""
+
+import codecs
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxseq.errors import UserError
+from jaxseq.typing import Int
+
+UNKNOWN = "\ufffd"
+"""U+FFFD, the replacement character: what a byte or an id that is no character decodes to."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What every tokenizer offers; V is `vocab_size`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, V."""
+        ...
+
+    @property
+    def byte_lengths(self) -> Int[np.ndarray, " V"]:
+        """The UTF-8 bytes that each id stands for: turns bits per token into bits per byte."""
+        ...
+
+    def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
+        """Return the int32 ids of `text`; never fails."""
+        ...
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Return the text of `ids` (ValueError for an id outside 0..V-1)."""
+        ...
+
+    def stream_decoder(self) -> "StreamDecoder":
+        """Return a decoder for ids that arrive in pieces."""
+        ...
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the distinct characters of `text` that `encode` cannot represent."""
+        ...
+
+
+class StreamDecoder:
+    """Decodes ids that arrive in pieces, holding back the bytes of an unfinished character.
+
+    The pieces joined are `tokenizer.decode` of all ids, however they were cut.
+    """
+
+    def __init__(self, to_bytes: Callable[[ArrayLike], bytes]):
+        self._to_bytes = to_bytes
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def decode(self, ids: ArrayLike, final: bool = False) -> str:
+        """Return the text that `ids` completes; `final` flushes half a character as U+FFFD."""
+        return self._utf8.decode(self._to_bytes(ids), final)
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """One id a UTF-8 byte: V = 256, and every text can be written."""
+
+    @property
+    def vocab_size(self) -> int:
+        """256."""
+        return 256
+
+    @functools.cached_property
+    def byte_lengths(self) -> Int[np.ndarray, " V"]:
+        """One byte an id."""
+        return np.ones(256, np.int32)
+
+    def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
+        """Return the UTF-8 bytes of `text` as int32."""
+        # surrogatepass: an undecodable byte on the command line becomes a lone surrogate in
+        # sys.argv, which strict UTF-8 refuses; here it decodes to U+FFFD instead.
+        return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        return self._to_bytes(ids).decode("utf-8", "replace")
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder for ids that arrive in pieces."""
+        return StreamDecoder(self._to_bytes)
+
+    def unknown(self, text: str) -> list[str]:
+        """Return []: bytes write every text."""
+        return []
+
+    def _to_bytes(self, ids: ArrayLike) -> bytes:
+        return _checked(ids, self.vocab_size).astype(np.uint8).tobytes()
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """One id a character: `characters[i]` has id i + 1, and id 0 is any other character.
+
+    The unknown character decodes to U+FFFD. It counts 1 in `byte_lengths`, the least that it can
+    have stood for, so that bits per byte are never flattered by it.
+    """
+
+    characters: str
+    """The known characters, each once, without U+FFFD; they decide the order of the ids."""
+
+    def __post_init__(self):
+        if UNKNOWN in self.characters or len(set(self.characters)) != len(self.characters):
+            raise ValueError("characters must be distinct and without U+FFFD")
+
+    @classmethod
+    def train(cls, text: str) -> "CharTokenizer":
+        """Return the tokenizer of the sorted set of characters in `text`."""
+        return cls("".join(sorted(set(text) - {UNKNOWN})))
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of known characters, and one."""
+        return 1 + len(self.characters)
+
+    @functools.cached_property
+    def byte_lengths(self) -> Int[np.ndarray, " V"]:
+        """The UTF-8 bytes of each character, 1 to 4; 1 for the unknown one."""
+        lengths = [len(character.encode("utf-8", "surrogatepass")) for character in self.characters]
+        return np.array([1, *lengths], np.int32)
+
+    def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
+        """Return one int32 id a character, 0 for one outside the vocabulary."""
+        ids = self._id_of_code_point
+        return ids[np.minimum(_code_points(text), ids.size - 1)]
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Return the text of `ids`."""
+        code_points = _code_points(UNKNOWN + self.characters)[_checked(ids, self.vocab_size)]
+        return code_points.tobytes().decode("utf-32-le", "surrogatepass")
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder for ids that arrive in pieces (a character is never cut here)."""
+        return StreamDecoder(lambda ids: self.decode(ids).encode("utf-8", "replace"))
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the distinct characters of `text` outside the vocabulary, in order."""
+        return [c for c in dict.fromkeys(text) if c not in self.characters]
+
+    @functools.cached_property
+    def _id_of_code_point(self) -> Int[np.ndarray, " code_points"]:
+        """A dense table, at most 4.5 MB; its last entry is 0, for all code points beyond."""
+        known = _code_points(self.characters)
+        table = np.zeros(int(known.max(initial=0)) + 2, np.int32)
+        table[known] = np.arange(1, self.vocab_size)
+        return table
+
+
+def _code_points(text: str) -> Int[np.ndarray, " characters"]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4")
+
+
+def _checked(ids: ArrayLike, vocab_size: int) -> Int[np.ndarray, " tokens"]:
+    array = np.asarray(ids)
+    if array.size == 0:  # np.asarray([]) is float64
+        return np.zeros(0, np.int32)
+    array = np.atleast_1d(array)
+    if array.min() < 0 or array.max() >= vocab_size:
+        raise ValueError(
+            f"token ids must be 0 to {vocab_size - 1}, got {array.min()} to {array.max()}"
+        )
+    return array
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write `tokenizer` to `path` as a small JSON file, whole or not at all.
+
+    Raises UserError where the file cannot be written.
+    """
+    match tokenizer:
+        case ByteTokenizer():
+            fields = {"type": "byte"}
+        case CharTokenizer(characters):
+            fields = {"type": "char", "characters": characters}
+        case _:
+            raise TypeError(f"cannot save a {type(tokenizer).__name__}")
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        unfinished.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose another run directory"
+        ) from error
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer that `save_tokenizer` wrote; UserError for a damaged file."""
+    mend = "restore it from a copy of the run directory, or train again"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; {mend}") from error
+    except ValueError as error:  # JSON and UTF-8 errors both
+        raise UserError(f"the tokenizer {path} is damaged ({error}); {mend}") from error
+    match fields:
+        case {"type": "byte"}:
+            return ByteTokenizer()
+        case {"type": "char", "characters": str(characters)}:
+            try:
+                return CharTokenizer(characters)
+            except ValueError as error:
+                raise UserError(f"the tokenizer {path} is damaged ({error}); {mend}") from error
+        case _:
+            raise UserError(f"the tokenizer {path} is of no known type; {mend}")

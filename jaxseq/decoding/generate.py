@@ -1,0 +1,113 @@
+"""Text generation: prompt in, new tokens out, the whole of it in one compiled program."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxseq.decoding.cache import init_cache
+from jaxseq.decoding.sampling import SamplingConfig, sample_token
+from jaxseq.decoding.streaming import receive, send
+from jaxseq.errors import UserError
+from jaxseq.models.gpt import GPT
+from jaxseq.typing import Array, Int, Key, PyTree
+
+
+def generate(
+    model: GPT,
+    params: PyTree,
+    prompt: Int[Array, "B P"],
+    *,
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    key: Key[Array, ""],
+    on_tokens: Callable[[np.ndarray], None] | None = None,
+) -> Int[Array, "B {max_new_tokens}"]:
+    """The `max_new_tokens` tokens that the model writes behind each prompt.
+
+    New token i is drawn with `fold_in(key, i)`. When a text outgrows the context C, the model
+    goes on from the last C // 2 tokens of it, read anew at positions 0, 1, ...:
+
+        window = prompt
+        for i in range(max_new_tokens):
+            if len(window) > C: window = window[-max(1, C // 2):]
+            window += sample(fold_in(key, i), model(window)[-1])
+
+    `on_tokens` gets each step's tokens (an array of shape B) as soon as they are drawn, the last
+    ones before this returns. It is called in the calling thread; an exception out of it, or
+    Ctrl-C, stops the generation at the next token and goes on to the caller.
+
+    `params` is the "params" collection. Each new prompt length or `max_new_tokens` compiles anew.
+    Raises UserError when the prompt is empty or longer than the context, or `max_new_tokens` is
+    below 1.
+    """
+    length, context = prompt.shape[1], model.config.context
+    if length < 1:
+        raise UserError("the prompt is empty; --prompt must give at least one token")
+    if length > context:
+        raise UserError(
+            f"the prompt is {length} tokens long and the model's context {context}; "
+            f"shorten --prompt by {length - context} tokens"
+        )
+    if max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1")
+    if on_tokens is None:
+        return _generate(model, max_new_tokens, sampling, params, prompt, key, None)
+    # Compiled here and not in the thread that will run it: jax.set_mesh and the like are settings
+    # of this thread.
+    arguments = params, prompt, key
+    program = _generate.lower(model, max_new_tokens, sampling, *arguments, np.int32(0)).compile()
+    return receive(functools.partial(program, *arguments), on_tokens)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _generate(model, max_new_tokens, sampling, params, prompt, key, stream):
+    batch, length = prompt.shape
+    context = model.config.context
+    total, kept = length + max_new_tokens, max(1, context // 2)
+
+    def decode(tokens, cache, cache_length):
+        return model.apply({"params": params}, tokens, cache, cache_length, method="decode")
+
+    def fill_window(text, start, seen, running):
+        """Reads the `seen` tokens before `start`, then writes until the window or text is full."""
+        first = start - seen
+        cache = init_cache(model.config, batch, min(context, total - 1))
+        if seen > 1:
+            # The last token is left to the loop: no logits are computed here.
+            read = lax.dynamic_slice(text, (0, first), (batch, seen - 1))
+            _, cache = decode(read, cache, jnp.int32(0))
+
+        def unfinished(state):
+            at, _, _, running = state
+            return (at <= first + context) & (at < total) & running
+
+        def write(state):
+            at, text, cache, _ = state
+            last = lax.dynamic_slice(text, (0, at - 1), (batch, 1))
+            logits, cache = decode(last, cache, at - 1 - first)
+            tokens = sample_token(
+                jax.random.fold_in(key, at - length),
+                logits[:, 0],
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+            )
+            text = lax.dynamic_update_slice(text, tokens[:, None].astype(text.dtype), (0, at))
+            return at + 1, text, cache, running if stream is None else send(stream, tokens)
+
+        at, text, _, running = lax.while_loop(unfinished, write, (start, text, cache, running))
+        return at, text, running
+
+    text = jnp.pad(prompt, ((0, 0), (0, max_new_tokens)))
+    at, text, running = fill_window(text, jnp.int32(length), length, jnp.bool_(True))
+    if total > context + 1:
+        _, text, _ = lax.while_loop(
+            lambda state: (state[0] < total) & state[2],
+            lambda state: fill_window(state[1], state[0], kept, state[2]),
+            (at, text, running),
+        )
+    return text[:, length:]

@@ -1,0 +1,78 @@
+"""How the next token is drawn from the logits: greedy, temperature, top-k, top-p."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.errors import UserError
+from jaxseq.ops.precision import accumulator
+from jaxseq.typing import Array, Bool, Float, Int, Key
+
+MIN_TEMPERATURE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn. Raises UserError naming the option that is out of range."""
+
+    temperature: float = 0.8
+    """Below 1 sharpens the distribution, above 1 flattens it; 0: always the likeliest token."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens alone; 0: among all."""
+    top_p: float = 1.0
+    """Draw among the fewest tokens that together have probability p; 1: among all."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
+            raise UserError(
+                f"--temperature is {self.temperature}; it must be 0 (greedy) or a number from "
+                f"{MIN_TEMPERATURE} up"
+            )
+        if self.top_k < 0:
+            raise UserError(f"--top-k is {self.top_k}; it must be 0 (off) or at least 1")
+        if not 0.0 < self.top_p <= 1.0:
+            raise UserError(f"--top-p is {self.top_p}; it must be above 0 and at most 1 (off)")
+
+
+def sample_token(
+    key: Key[Array, ""],
+    logits: Float[Array, "B V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Int[Array, "B"]:
+    """One token for each row, drawn from softmax(logits / temperature) cut to top_k, then top_p.
+
+    Temperature 0 is argmax, the lowest number among equals, and needs no randomness. top_p cuts
+    the distribution that top_k left, renormalised. The three options are Python numbers: what is
+    off costs nothing.
+    """
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits.astype(accumulator(logits.dtype))
+    # Without the shift a small temperature would overflow.
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature
+    if not 0 < top_k < logits.shape[-1] and top_p == 1.0:
+        return jax.random.categorical(key, logits).astype(jnp.int32)
+    candidates, numbers = jax.lax.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))
+    if top_p < 1.0:
+        candidates = jnp.where(nucleus(candidates, top_p), candidates, -jnp.inf)
+    drawn = jax.random.categorical(key, candidates)
+    return jnp.take_along_axis(numbers, drawn[:, None], axis=-1)[:, 0].astype(jnp.int32)
+
+
+def nucleus(logits: Float[Array, "B V"], p: float) -> Bool[Array, "B V"]:
+    """The fewest likeliest tokens whose probability reaches p (Holtzman et al. 2019,
+    arXiv:1904.09751), in rows that fall from left to right.
+
+        token v is in it   when   sum_{u < v} softmax(logits)_u < p
+
+    so at least the first always is, and among equals the earlier one.
+    """
+    probabilities = jax.nn.softmax(logits)
+    before = jnp.cumsum(probabilities, axis=-1)[:, :-1]
+    return jnp.pad(before, ((0, 0), (1, 0))) < p

@@ -1,0 +1,16 @@
+"""Twin of `ops.activations`."""
+
+import numpy as np
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    x = np.asarray(x, np.float64)
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def swiglu(gate: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """y = gate * sigmoid(gate) * x."""
+    gate, x = np.asarray(gate, np.float64), np.asarray(x, np.float64)
+    sigmoid = (1 + np.tanh(gate / 2)) / 2
+    return gate * sigmoid * x

@@ -1,0 +1,141 @@
+"""Checkpoints on Orbax: written beside the training, whole or not at all.
+
+All use of Orbax in jaxseq is in this file.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jaxseq.errors import UserError
+from jaxseq.training.state import TrainState
+from jaxseq.typing import PyTree
+
+_log = logging.getLogger(__name__)
+
+# What Orbax and TensorStore raise for files that are damaged or cannot be written.
+_STORAGE_ERRORS = (OSError, ValueError, KeyError, jax.errors.JaxRuntimeError)
+
+
+class Checkpoints:
+    """The checkpoints of one run: the `keep_last` newest and the best by validation loss.
+
+    A checkpoint is written under a temporary name and renamed when it is complete, so that a
+    crash at any moment leaves the earlier ones as they were. Use as a context manager: leaving
+    it waits for the checkpoint being written.
+    """
+
+    def __init__(self, directory: Path, keep_last: int = 1, *, read_only: bool = False):
+        """Opens `directory`, which `read_only` leaves as it is."""
+        self.directory = directory.resolve()
+        policies = checkpoint_managers
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(keep_last),
+                        policies.BestN(
+                            get_metric_fn=lambda metrics: metrics["loss"],
+                            reverse=True,
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step with the lowest validation loss, or None where none was evaluated."""
+        losses = {
+            step: metrics["loss"]
+            for step in self.steps()
+            if (metrics := self._manager.metrics(step)) is not None
+        }
+        return min(losses, key=losses.__getitem__, default=None)
+
+    def save(self, state: TrainState, step: int, validation_loss: float | None = None) -> None:
+        """Starts to write the state after `step` steps, and returns while that goes on.
+
+        Raises UserError, with earlier checkpoints as they were, when there is no room for it or
+        when writing an earlier one failed meanwhile.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise self._not_saved(step, f"it needs {_mb(needed)} and {_mb(free)} are free")
+        metrics = None if validation_loss is None else {"loss": validation_loss}
+        try:
+            self._manager.save(
+                step, args=ocp.args.StandardSave(state), metrics=metrics, force=True
+            )
+        except _STORAGE_ERRORS as error:
+            raise self._not_saved(step, _first_line(error)) from error
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk; UserError if it could not be written."""
+        try:
+            self._manager.wait_until_finished()
+        except _STORAGE_ERRORS as error:
+            raise self._not_saved(None, _first_line(error)) from error
+
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The state of `step`, or of the newest checkpoint that can be read, on `like`'s shardings.
+
+        A damaged newest checkpoint is reported and the one before it used. Raises UserError when
+        none can be read.
+        """
+        candidates = self.steps()[::-1] if step is None else [step]
+        for candidate in candidates:
+            try:
+                return self._manager.restore(candidate, args=ocp.args.StandardRestore(like))
+            except _STORAGE_ERRORS as error:
+                _log.warning(
+                    "checkpoint %d in %s cannot be read (%s)",
+                    candidate,
+                    self.directory,
+                    _first_line(error),
+                )
+        raise UserError(
+            f"no checkpoint in {self.directory} can be read (tried {candidates}); "
+            "restore one from a copy, or train into another --run-dir"
+        )
+
+    def restore_params(self, like: TrainState, step: int) -> PyTree:
+        """The parameters of `step` alone."""
+        return self.restore(like, step).params
+
+    def _not_saved(self, step: int | None, reason: str) -> UserError:
+        kept = self.steps()
+        which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        state = f"the last one kept is of step {kept[-1]}" if kept else "none was kept before"
+        return UserError(
+            f"{which} could not be written to {self.directory}: {reason}; {state}; make room and "
+            "run the same command again"
+        )
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

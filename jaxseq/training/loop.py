@@ -1,0 +1,160 @@
+"""The training loop: one function, read from top to bottom."""
+
+import math
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from jaxseq.data.batches import TrainBatches, evaluation_batches, prefetch
+from jaxseq.errors import UserError
+from jaxseq.parallel.sharding import batch_sharding
+from jaxseq.training.checkpoints import Checkpoints
+from jaxseq.training.evaluation import evaluate
+from jaxseq.training.experiment import Experiment
+from jaxseq.training.metrics import MetricsLog
+from jaxseq.training.progress import ProgressDisplay
+from jaxseq.training.run_directory import CHECKPOINTS, open_run_directory
+from jaxseq.training.signals import StopRequest
+from jaxseq.training.state import TrainState, abstract_state, create_state
+from jaxseq.training.step import make_train_step
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved its state; `number` is the signal that asked."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
+
+
+def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
+    """Trains to `num_steps` in `run_dir`, from its newest checkpoint where it holds one.
+
+    Returns the metrics of the whole validation split at the end. Raises UserError before anything
+    is written for a config or data that cannot work, and with the last checkpoint named when the
+    loss is no longer finite or the disk is full; Stopped after SIGINT or SIGTERM, state saved.
+    """
+    # ---- data, and the config that it completes ---------------------------------------------
+    experiment.check()
+    opened = open_run_directory(experiment, run_dir)
+    experiment, corpus = opened.experiment, opened.corpus
+    task, model, data = experiment.task, experiment.model, experiment.data
+    num_steps = experiment.num_steps
+    batches = TrainBatches(corpus.train, data.batch_size, experiment.seed)
+
+    # ---- devices and the compiled functions -------------------------------------------------
+    mesh = experiment.mesh.build(data.batch_size)
+    here = batch_sharding(mesh)
+    optimizer = experiment.optimizer.build(num_steps)
+    init_key, dropout_key = jax.random.split(jax.random.key(experiment.seed))
+    init = partial(task.init, model)
+    like = abstract_state(init, optimizer, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    rates = experiment.optimizer.learning_rates(num_steps)
+    train_step = jax.jit(
+        make_train_step(partial(task.loss, model), optimizer, rates, dropout_key),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    loss = jax.jit(partial(task.loss, model))
+
+    opened.write()
+    with (
+        Checkpoints(run_dir / CHECKPOINTS, experiment.keep_last) as checkpoints,
+        StopRequest() as stop,
+    ):
+        # ---- state: new, or where the run was left ------------------------------------------
+        if checkpoints.steps():
+            state = checkpoints.restore(like)
+            start = int(state.step)
+            begun = f"resumes {run_dir} at step {start}"
+        else:
+            state = create_state(init, optimizer, mesh, init_key)
+            start = 0
+            begun = f"trains in {run_dir}"
+
+        with (
+            MetricsLog(run_dir, start) as log,
+            ProgressDisplay(start, num_steps) as display,
+        ):
+            size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+            display.say(
+                f"{begun}: {size:,} parameters, {len(corpus.train):,} windows of {data.context} "
+                f"tokens, {mesh.size} of {jax.device_count()} {jax.default_backend()} devices"
+            )
+
+            def validate(state: TrainState, every: int) -> dict[str, float]:
+                begin = time.perf_counter()
+                chosen = evaluation_batches(corpus.validation, data.batch_size, every)
+                lengths = corpus.tokenizer.byte_lengths
+                metrics = task.metrics(*evaluate(loss, state.params, chosen, lengths, here))
+                display.pause(time.perf_counter() - begin)
+                return metrics
+
+            def settle(pending: tuple[int, dict] | None) -> None:
+                """Reads a step's metrics, which a later step hid the wait for, and acts on them."""
+                if pending is None:
+                    return
+                step, values = pending[0], {k: float(v) for k, v in pending[1].items()}
+                if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
+                    raise UserError(_not_finite(step, values, checkpoints))
+                tokens = values.pop("weight")
+                display.step(step, values["loss"], tokens)
+                if step % experiment.log_every == 0 or step == num_steps:
+                    speed = display.row(step, values["loss"])
+                    log.write(step, "train", values | {"tokens_per_second": speed})
+
+            # ---- the loop -------------------------------------------------------------------
+            every = max(len(corpus.validation) // data.batch_size // experiment.evaluation_batches, 1)
+            pending, saved, begin = None, start, time.perf_counter()
+            for index, batch in prefetch(batches, start, num_steps):
+                state, metrics = train_step(state, jax.device_put(batch, here))
+                settle(pending)
+                step = index + 1
+                pending = (step, metrics)
+                if index == start:
+                    jax.block_until_ready(metrics)
+                    seconds = time.perf_counter() - begin
+                    display.say(f"first step, compilation included, took {seconds:.1f} s")
+                    display.pause(seconds)
+
+                evaluating = step % experiment.evaluate_every == 0 and step < num_steps
+                saving = step % experiment.checkpoint_every == 0 and step < num_steps
+                if not (evaluating or saving or stop.number):
+                    continue
+                settle(pending)
+                pending, validation_loss = None, None
+                if evaluating:
+                    found = validate(state, every)
+                    validation_loss = found["loss"]
+                    log.write(step, "validation", found)
+                    display.say(f"step {step}: validation loss {validation_loss:.4f}")
+                if saving or stop.number:
+                    checkpoints.save(state, step, validation_loss)
+                    saved = step
+                if stop.number:
+                    checkpoints.wait()
+                    name = signal.Signals(stop.number).name
+                    raise Stopped(f"stopped by {name} after step {step}, state saved", stop.number)
+            settle(pending)
+
+            # ---- the end --------------------------------------------------------------------
+            final = validate(state, every=1)
+            if saved < num_steps:
+                log.write(num_steps, "validation", final)
+                checkpoints.save(state, num_steps, final["loss"])
+                checkpoints.wait()
+    return final
+
+
+def _not_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> str:
+    kept = checkpoints.steps()
+    last = f"the last checkpoint is of step {kept[-1]}" if kept else "there is no checkpoint yet"
+    return (
+        f"step {step} (batch {step - 1}): loss {values['loss']}, gradient norm "
+        f"{values['gradient_norm']}; {last} in {checkpoints.directory}; lower "
+        "--optimizer.learning-rate, or clip with --optimizer.clip-norm"
+    )

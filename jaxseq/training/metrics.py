@@ -1,0 +1,54 @@
+"""Metrics of a run as files: one JSON a line, and TensorBoard."""
+
+import json
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends rows of numbers to `metrics.jsonl` and to TensorBoard files in the run directory.
+
+    A row is {"step": steps done, "split": "train" or "validation", name: number, ...}. A resumed
+    run starts at `start`: rows of later steps, from the part of the run that was lost, go.
+    """
+
+    def __init__(self, run_dir: Path, start: int):
+        """Opens the files, keeping the rows up to step `start`."""
+        path = run_dir / METRICS_FILE
+        kept = [row for row in read_metrics(run_dir) if row["step"] <= start]
+        unfinished = path.with_name(path.name + ".tmp")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        unfinished.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(run_dir / "tensorboard"), purge_step=start + 1 if kept else None
+        )
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Adds one row."""
+        self._file.write(json.dumps({"step": step, "split": split} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    """The rows written so far; a last line that a crash cut short is passed over."""
+    path = run_dir / METRICS_FILE
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows

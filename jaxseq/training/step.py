@@ -1,0 +1,48 @@
+"""One step of training, and the loss of one batch."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from jaxseq.training.state import TrainState
+from jaxseq.typing import Array, Float, Key, PyTree
+
+Batch = dict[str, Array]
+Loss = Callable[
+    [PyTree, Batch, Key[Array, ""] | None], tuple[Float[Array, ""], Float[Array, ""]]
+]
+"""(params, batch, dropout key) -> (sum of losses, how many were summed)."""
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    learning_rates: optax.Schedule,
+    key: Key[Array, ""],
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The pure function (state, batch) -> (next state, metrics) that `jit` compiles.
+
+    The loss is sum / weight over the whole batch, whatever devices hold it. Randomness of a step
+    is fold_in(key, step), so that a resumed run draws what the uninterrupted one drew.
+    """
+
+    def mean_loss(params: PyTree, batch: Batch, dropout_key: Key[Array, ""]) -> tuple:
+        loss_sum, weight = loss(params, batch, dropout_key)
+        return loss_sum / jax.numpy.maximum(weight, 1), weight
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        (mean, weight), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
+            state.params, batch, jax.random.fold_in(key, state.step)
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": mean,
+            "weight": weight,
+            "gradient_norm": optax.global_norm(gradients),
+            "learning_rate": jax.numpy.asarray(learning_rates(state.step)),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
