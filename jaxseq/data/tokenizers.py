@@ -192,6 +192,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
         unfinished.write_text(json.dumps(fields) + "\n", encoding="utf-8")
         os.replace(unfinished, path)
     except OSError as error:
+        unfinished.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror}; choose another run directory"
         ) from error
