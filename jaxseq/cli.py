@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import io
 import json
+import logging
 import re
 import shlex
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -27,6 +28,8 @@ Positional = tyro.conf.Positional
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, 2 for a mistake to mend, 128 + n for signal n."""
     argv = sys.argv[1:] if argv is None else argv
+    # Warnings of Orbax about itself, which say nothing that the user could act on.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return _dispatch(argv)
     except UserError as error:
@@ -54,6 +57,17 @@ def _dispatch(argv: list[str]) -> int:
 # ---- train ----------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Train(Generic[T]):
+    """An experiment, and what the command line adds to it."""
+
+    experiment: Annotated[T, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """Where the run lives; one that holds a checkpoint is resumed. None: a new one in runs/."""
+    sample_tokens: int = 300
+    """Tokens of the sample shown at the end; 0: none."""
+
+
 def train(argv: list[str]) -> int:
     """Train the experiment in a file; goes on where the run directory was left.
 
@@ -70,18 +84,12 @@ def train(argv: list[str]) -> int:
     default = getattr(module, "experiment", None)
     if not isinstance(default, Experiment):
         raise UserError(f"{file} has no `experiment = Experiment(...)`; see experiments/")
-    kind = Experiment[type(default.task), type(default.model), type(default.data)]
-
-    @dataclasses.dataclass(frozen=True)
-    class Train:
-        experiment: Annotated[kind, tyro.conf.arg(name="")]
-        run_dir: Path | None = None
-        """Where the run lives; one that holds a checkpoint is resumed. None: a new one in runs/."""
-        sample_tokens: int = 300
-        """Tokens of the sample shown at the end; 0: none."""
-
+    # The file decides the types of the parts, and they the options.
+    train_kind: Any = Train
+    experiment_kind: Any = Experiment
+    parts = type(default.task), type(default.model), type(default.data)
     options = parse(
-        Train,
+        train_kind[experiment_kind[parts]],
         argv[1:],
         prog=f"jaxseq train {file}",
         description=module.__doc__,
@@ -218,7 +226,6 @@ def _write_sample(
     sampling = SamplingConfig(temperature, top_k, top_p)
     run = read_run(run_dir, checkpoint)
     show = partial(print, end="", flush=True)
-    show(prompt)
     task, model = run.experiment.task, run.experiment.model
     task.write(model, run.params, run.tokenizer, prompt, max_new_tokens, sampling, seed, show)
     print()
@@ -234,7 +241,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 # ---- options --------------------------------------------------------------------------------
 
 
-def parse(kind: type[T], argv: list[str], **options: Any) -> T:
+def parse(kind: Callable[..., T], argv: list[str], **options: Any) -> T:
     """The options of a verb, typed; a mistake in them is one line that names it and the mend."""
     shown = io.StringIO()
     try:
@@ -247,14 +254,22 @@ def parse(kind: type[T], argv: list[str], **options: Any) -> T:
 
 
 def _in_one_line(box: str) -> str:
-    """What tyro's box says, and the nearest option where it offers one."""
-    texts = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, text in enumerate(texts) if set(text) == {"─"}), len(texts))
-    message = " ".join(texts[:rule])
-    near = re.search(r"Perhaps you meant:\s+(--[\w.-]+)", " ".join(texts[rule + 1 :]))
-    if near:
-        return f"{message}; did you mean {near[1]}?"
-    return f"{message}; --help lists the options"
+    """What tyro's box says, and the nearest option where it offers one.
+
+    The box has a title, the message, and behind a rule the help for the options concerned.
+    """
+    message: list[str] = []
+    lines = iter(box.splitlines()[1:])
+    for line in lines:
+        text = line.strip("│ ")
+        if text and set(text) <= set("─-╰╯"):
+            if message:
+                break
+        elif text:
+            message.append(text)
+    near = re.search(r"Perhaps you meant:\W+(--[\w.-]+)", "\n".join(lines))
+    mend = f"did you mean {near[1]}?" if near else "--help lists the options"
+    return f"{' '.join(message)}; {mend}"
 
 
 def _nearest(word: str, known: list[str]) -> str:

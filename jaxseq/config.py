@@ -53,7 +53,7 @@ def from_tree(tree: Any, where: str = "config") -> Any:
     return kind(**{key: from_tree(item, f"{where}.{key}") for key, item in fields.items()})
 
 
-def _dataclass_named(name: str, where: str) -> type:
+def _dataclass_named(name: str, where: str) -> type[Any]:
     module, _, attribute = name.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), attribute)
@@ -76,7 +76,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; is this a run directory?") from error
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; is this a run directory?"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); restore it from a copy") from error
 

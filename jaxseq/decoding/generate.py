@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from jaxseq.decoding.sampling import SamplingConfig, sample_token
 from jaxseq.decoding.streaming import receive, send
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPT
+from jaxseq.nn.transformer import unstack
 from jaxseq.typing import Array, Int, Key, PyTree
 
 
@@ -69,45 +71,62 @@ def _generate(model, max_new_tokens, sampling, params, prompt, key, stream):
     context = model.config.context
     total, kept = length + max_new_tokens, max(1, context // 2)
 
-    def decode(tokens, cache, cache_length):
-        return model.apply({"params": params}, tokens, cache, cache_length, method="decode")
+    params = nn.meta.unbox(params)
+    # Cut up here, once, and not before each use in the loop.
+    layers = {f"layer_{i}": layer for i, layer in enumerate(unstack(params["blocks"]))}
+    unstacked_params = {**params, "blocks": layers}
+    unstacked_model = model.clone(scan_layers=False)
 
-    def fill_window(text, start, seen, running):
-        """Reads the `seen` tokens before `start`, then writes until the window or text is full."""
-        first = start - seen
+    def read(text, start, seen):
+        """The caches with the `seen` tokens of `text` from `start` in them, the last left out."""
         cache = init_cache(model.config, batch, min(context, total - 1))
         if seen > 1:
-            # The last token is left to the loop: no logits are computed here.
-            read = lax.dynamic_slice(text, (0, first), (batch, seen - 1))
-            _, cache = decode(read, cache, jnp.int32(0))
+            tokens = lax.dynamic_slice(text, (0, start), (batch, seen - 1))
+            variables = {"params": params}
+            # What comes of it besides the cache is never computed.
+            _, cache = model.apply(variables, tokens, cache, jnp.int32(0), method="decode")
+        return unstack(cache)
 
-        def unfinished(state):
-            at, _, _, running = state
-            return (at <= first + context) & (at < total) & running
+    def write(state):
+        """Reads the token before `at` and writes the one at `at`."""
+        at, start, text, caches, _ = state
+        logits, caches = unstacked_model.apply(
+            {"params": unstacked_params},
+            lax.dynamic_slice(text, (0, at - 1), (batch, 1)),
+            caches,
+            at - 1 - start,
+            method="decode",
+        )
+        tokens = sample_token(
+            jax.random.fold_in(key, at - length),
+            logits[:, 0],
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+        )
+        text = lax.dynamic_update_slice(text, tokens[:, None].astype(text.dtype), (0, at))
+        listening = jnp.bool_(True) if stream is None else send(stream, tokens)
+        return at + 1, start, text, caches, listening
 
-        def write(state):
-            at, text, cache, _ = state
-            last = lax.dynamic_slice(text, (0, at - 1), (batch, 1))
-            logits, cache = decode(last, cache, at - 1 - first)
-            tokens = sample_token(
-                jax.random.fold_in(key, at - length),
-                logits[:, 0],
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-            )
-            text = lax.dynamic_update_slice(text, tokens[:, None].astype(text.dtype), (0, at))
-            return at + 1, text, cache, running if stream is None else send(stream, tokens)
+    def has_room(state):
+        at, start, _, _, listening = state
+        return (at - start <= context) & unfinished(state)
 
-        at, text, _, running = lax.while_loop(unfinished, write, (start, text, cache, running))
-        return at, text, running
+    def unfinished(state):
+        at, _, _, _, listening = state
+        return (at < total) & listening
+
+    def write_window(state):
+        """Writes until the window is full, and opens the next one."""
+        at, _, text, caches, listening = lax.while_loop(has_room, write, state)
+        start = at - kept
+        caches = lax.cond(at < total, lambda: read(text, start, kept), lambda: caches)
+        return at, start, text, caches, listening
 
     text = jnp.pad(prompt, ((0, 0), (0, max_new_tokens)))
-    at, text, running = fill_window(text, jnp.int32(length), length, jnp.bool_(True))
-    if total > context + 1:
-        _, text, _ = lax.while_loop(
-            lambda state: (state[0] < total) & state[2],
-            lambda state: fill_window(state[1], state[0], kept, state[2]),
-            (at, text, running),
-        )
+    state = jnp.int32(length), jnp.int32(0), text, read(text, 0, length), jnp.bool_(True)
+    if total - 1 <= context:
+        _, _, text, _, _ = lax.while_loop(has_room, write, state)
+    else:
+        _, _, text, _, _ = lax.while_loop(unfinished, write_window, state)
     return text[:, length:]

@@ -115,11 +115,13 @@ class GPT(nn.Module):
         x = block_L( ... block_1(x))
         logits = norm(x) E^T        (or an output matrix of its own)
 
-    `config` must be resolved: vocabulary and context filled in.
+    `config` must be resolved: vocabulary and context filled in. `scan_layers=False` is the
+    same model for decoding, with the parameters of each block apart; see `nn.transformer.Layers`.
     """
 
     config: GPTConfig
     deterministic: bool = True
+    scan_layers: bool = True
 
     def setup(self) -> None:
         """Creates the layers."""
@@ -133,6 +135,7 @@ class GPT(nn.Module):
         self.blocks = stack(
             Block,
             config.num_layers,
+            scan=self.scan_layers,
             unroll=config.unroll_layers,
             remat=config.remat,
             num_heads=config.num_heads,
@@ -172,11 +175,15 @@ class GPT(nn.Module):
         return logits
 
     def decode(
-        self, tokens: Int[Array, "B T"], cache: KVCache, cache_length: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T V"], KVCache]:
+        self,
+        tokens: Int[Array, "B T"],
+        cache: KVCache | tuple[KVCache, ...],
+        cache_length: Int[Array, ""],
+    ) -> tuple[Float[Array, "B T V"], KVCache | tuple[KVCache, ...]]:
         """Logits of T new tokens behind `cache_length` cached ones, and the cache with them in it.
 
-        The cache has a leading layer axis; see `decoding.cache.init_cache`.
+        The cache has a leading layer axis (see `decoding.cache.init_cache`), or is a tuple with
+        one cache for each layer where `scan_layers` is False.
         """
         positions = (cache_length + jnp.arange(tokens.shape[1]))[None]
         return self._forward(tokens, positions, None, cache, cache_length)

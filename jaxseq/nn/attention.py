@@ -97,6 +97,7 @@ class SelfAttention(nn.Module):
                 dtype=self.dtype,
             )
         else:
+            assert cache_length is not None, "a cache comes with its length"
             cache = cache.write(key, value, cache_length)
             mask = written_before(cache_length, length, cache.key.shape[1])
             y = attention(query, cache.key, cache.value, mask=mask, dtype=self.dtype)

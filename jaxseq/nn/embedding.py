@@ -28,6 +28,8 @@ class Embedding(nn.Module):
 
     def __call__(self, numbers: Int[Array, "..."]) -> Float[Array, "... D"]:
         """The vectors at `numbers`."""
+        # `take` would read a negative number from the table's end; past it there is only NaN.
+        numbers = jnp.where(numbers < 0, self.count, numbers)
         return jnp.take(self.table, numbers, axis=0, mode="fill")
 
     def attend(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:

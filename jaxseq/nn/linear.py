@@ -27,7 +27,5 @@ class Linear(nn.Module):
         kernel = parameter(self, "kernel", init, self.axes, (x.shape[-1], self.features))
         bias = None
         if self.use_bias:
-            bias = parameter(
-                self, "bias", nn.initializers.zeros, self.axes[1:], (self.features,)
-            )
+            bias = parameter(self, "bias", nn.initializers.zeros, self.axes[1:], (self.features,))
         return linear(x, kernel, bias, dtype=self.dtype)

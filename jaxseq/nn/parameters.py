@@ -1,5 +1,7 @@
 """How a layer declares a parameter: with a logical name for every axis."""
 
+from typing import cast
+
 import flax.linen as nn
 
 from jaxseq.typing import Array
@@ -16,4 +18,5 @@ def parameter(
 
     `parallel.sharding` maps the names to mesh axes; see its table for those in use.
     """
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape)  # type: ignore[return-value]
+    # Flax types this as the box of names, and hands out the array in it.
+    return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))

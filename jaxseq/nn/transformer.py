@@ -1,5 +1,6 @@
 """A Transformer block, and a stack of them scanned over their layers."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxseq.nn.attention import KVCache, SelfAttention
 from jaxseq.nn.mlp import MLP
 from jaxseq.nn.normalization import LayerNorm, RMSNorm
-from jaxseq.typing import Array, Float, Int
+from jaxseq.typing import Array, Float, Int, PyTree
 
 
 class Block(nn.Module):
@@ -96,6 +97,7 @@ def stack(
     block: type[nn.Module],
     num_layers: int,
     *,
+    scan: bool = True,
     unroll: int = 1,
     remat: Literal["none", "full", "dots"] = "none",
     **fields: Any,
@@ -106,7 +108,10 @@ def stack(
     laid out per loop iteration: more is faster on small models and slower to compile, and changes
     no parameter's shape. `remat` recomputes activations in the backward pass to save memory:
     "full" keeps the input of each block alone, "dots" also the results of its matmuls.
+    `scan=False` gives the same blocks as `Layers`, for decoding.
     """
+    if not scan:
+        return Layers(block, num_layers, fields)
     if remat != "none":
         block = nn.remat(block, prevent_cse=False, policy=REMAT_POLICIES[remat])
     scanned = nn.scan(
@@ -120,3 +125,33 @@ def stack(
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(**fields)
+
+
+class Layers(nn.Module):
+    """A stack without the scan: layer i has its own cache, and parameters "layer_i".
+
+    A scan copies each layer's slice of the parameters before use. One token's matmuls read every
+    parameter once, so that in decoding the copies take longer than the matmuls.
+    """
+
+    block: type[nn.Module]
+    num_layers: int
+    fields: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], caches: tuple[KVCache, ...] | None, *rest: Any
+    ) -> tuple[Float[Array, "B T D"], tuple[KVCache | None, ...]]:
+        """As the scanned stack, with a tuple of caches."""
+        caches = caches or (None,) * self.num_layers
+        written = []
+        for i, cache in enumerate(caches):
+            x, cache = self.block(**self.fields, name=f"layer_{i}")(x, cache, *rest)
+            written.append(cache)
+        return x, tuple(written)
+
+
+def unstack(tree: PyTree) -> tuple[PyTree, ...]:
+    """The parameters, or the cache, of a scanned stack cut into those of its layers."""
+    num_layers = jax.tree.leaves(tree)[0].shape[0]
+    return tuple(jax.tree.map(lambda leaf: leaf[i], tree) for i in range(num_layers))

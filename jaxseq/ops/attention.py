@@ -52,7 +52,9 @@ def attention(
     visible = visibility(
         query.shape[1], key.shape[1], mask, query_segments, key_segments, causal=causal
     )
-    if mask is not None or query_segments is not None:
+    # Causal alone leaves padding too: with T > S the first T - S queries see nothing.
+    may_pad = mask is not None or query_segments is not None or query.shape[1] > key.shape[1]
+    if visible is not None and may_pad:
         looks, is_seen = visible.any(2)[..., None, None], visible.any(1)[..., None, None]
         query = jnp.where(looks, query, 0)
         key, value = jnp.where(is_seen, key, 0), jnp.where(is_seen, value, 0)
@@ -95,7 +97,7 @@ def visibility(
     conditions = []
     if mask is not None:
         conditions.append(jnp.broadcast_to(mask, (mask.shape[0], queries, keys)))
-    if query_segments is not None:
+    if query_segments is not None and key_segments is not None:
         q, k = query_segments[:, :, None], key_segments[:, None, :]
         conditions.append((q == k) & (q != 0))
     if causal:

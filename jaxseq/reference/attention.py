@@ -1,4 +1,4 @@
-"""Twin of `ops.attention` and of `nn.attention`."""
+"""Twin of `ops.attention` and `nn.attention`."""
 
 from typing import Any
 
@@ -85,7 +85,5 @@ def self_attention(
     if rotary_base is not None:
         query = rotary(query, positions, base=rotary_base)
         key = rotary(key, positions, base=rotary_base)
-    y = attention(
-        query, key, value, query_segments=segments, key_segments=segments, causal=causal
-    )
+    y = attention(query, key, value, query_segments=segments, key_segments=segments, causal=causal)
     return linear(y.reshape(batch, length, width), **params["out"])

@@ -1,4 +1,4 @@
-"""Twin of `ops.linear` and of `nn.linear`, whose parameters are the op's arguments."""
+"""Twin of `ops.linear` and `nn.linear`, whose parameters are the op's arguments."""
 
 import numpy as np
 

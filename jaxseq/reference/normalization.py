@@ -1,4 +1,4 @@
-"""Twin of `ops.normalization` and of `nn.normalization`, whose parameters are the ops' arguments."""
+"""Twin of `ops.normalization` and `nn.normalization`, whose parameters are the ops' arguments."""
 
 import numpy as np
 

@@ -51,6 +51,7 @@ class LanguageModel:
             segments=batch.get("segments"),
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
+        assert isinstance(logits, Array)  # apply is typed for modules that return anything
         return softmax_cross_entropy(logits, batch["targets"], batch["mask"])
 
     def metrics(self, loss_sum: float, tokens: float, text_bytes: float) -> dict[str, float]:
@@ -78,7 +79,7 @@ class LanguageModel:
         seed: int,
         show: Callable[[str], None],
     ) -> None:
-        """Writes on from `prompt`, giving each piece of new text to `show` as it comes.
+        """Gives the prompt and then each piece of new text to `show`, as it comes.
 
         Raises UserError for a prompt with characters that the tokenizer does not know, and those
         of `decoding.generate`.
@@ -89,6 +90,7 @@ class LanguageModel:
                 f"--prompt has characters that the model never saw: {', '.join(map(repr, unknown))}"
             )
         decoder = tokenizer.stream_decoder()
+        lead = iter([prompt])  # shown with the first token, when nothing can be wrong any more
         generate(
             GPT(model),
             params,
@@ -96,6 +98,6 @@ class LanguageModel:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             key=jax.random.key(seed),
-            on_tokens=lambda tokens: show(decoder.decode(tokens)),
+            on_tokens=lambda tokens: show(next(lead, "") + decoder.decode(tokens)),
         )
         show(decoder.decode([], final=True))

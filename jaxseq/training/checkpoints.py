@@ -6,6 +6,7 @@ All use of Orbax in jaxseq is in this file.
 import logging
 import shutil
 from pathlib import Path
+from typing import cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -13,7 +14,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxseq.errors import UserError
 from jaxseq.training.state import TrainState
-from jaxseq.typing import PyTree
 
 _log = logging.getLogger(__name__)
 
@@ -33,17 +33,23 @@ class Checkpoints:
         """Opens `directory`, which `read_only` leaves as it is."""
         self.directory = directory.resolve()
         policies = checkpoint_managers
+
+        def loss(metrics: dict[str, float]) -> float:
+            return metrics["loss"]
+
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
+                best_fn=loss,  # without it Orbax stores no metrics
+                best_mode="min",
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
                         policies.LatestN(keep_last),
                         policies.BestN(
-                            get_metric_fn=lambda metrics: metrics["loss"],
+                            get_metric_fn=loss,
                             reverse=True,
                             n=1,
                             keep_checkpoints_without_metrics=False,
@@ -84,9 +90,7 @@ class Checkpoints:
             raise self._not_saved(step, f"it needs {_mb(needed)} and {_mb(free)} are free")
         metrics = None if validation_loss is None else {"loss": validation_loss}
         try:
-            self._manager.save(
-                step, args=ocp.args.StandardSave(state), metrics=metrics, force=True
-            )
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
         except _STORAGE_ERRORS as error:
             raise self._not_saved(step, _first_line(error)) from error
 
@@ -106,7 +110,8 @@ class Checkpoints:
         candidates = self.steps()[::-1] if step is None else [step]
         for candidate in candidates:
             try:
-                return self._manager.restore(candidate, args=ocp.args.StandardRestore(like))
+                state = self._manager.restore(candidate, args=ocp.args.StandardRestore(like))
+                return cast(TrainState, state)
             except _STORAGE_ERRORS as error:
                 _log.warning(
                     "checkpoint %d in %s cannot be read (%s)",
@@ -118,10 +123,6 @@ class Checkpoints:
             f"no checkpoint in {self.directory} can be read (tried {candidates}); "
             "restore one from a copy, or train into another --run-dir"
         )
-
-    def restore_params(self, like: TrainState, step: int) -> PyTree:
-        """The parameters of `step` alone."""
-        return self.restore(like, step).params
 
     def _not_saved(self, step: int | None, reason: str) -> UserError:
         kept = self.steps()

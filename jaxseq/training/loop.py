@@ -108,7 +108,8 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
                     log.write(step, "train", values | {"tokens_per_second": speed})
 
             # ---- the loop -------------------------------------------------------------------
-            every = max(len(corpus.validation) // data.batch_size // experiment.evaluation_batches, 1)
+            some = data.batch_size * experiment.evaluation_batches
+            every = max(len(corpus.validation) // some, 1)
             pending, saved, begin = None, start, time.perf_counter()
             for index, batch in prefetch(batches, start, num_steps):
                 state, metrics = train_step(state, jax.device_put(batch, here))

@@ -28,7 +28,7 @@ class Optimizer:
     final_fraction: float = 0.1
     """Where the schedule ends, as a share of the peak."""
     weight_decay: float = 0.1
-    """Decoupled decay of matrices and embedding tables; never of norms and biases."""
+    """Decoupled decay of matrices and embedding tables (Muon: matrices alone), never of the rest."""
     beta1: float = 0.9
     """Decay of the mean gradient (momentum; of Muon and SGD too)."""
     beta2: float = 0.99
@@ -47,12 +47,11 @@ class Optimizer:
         """
         self._check()
         rate, b1, b2 = self.learning_rates(num_steps), self.beta1, self.beta2
-        decay = {"weight_decay": self.weight_decay}
         match self.name:
             case "adamw":
-                rule = optax.adamw(rate, b1, b2, mask=decays, **decay)
+                rule = optax.adamw(rate, b1, b2, weight_decay=self.weight_decay, mask=decays)
             case "lion":
-                rule = optax.lion(rate, b1, b2, mask=decays, **decay)
+                rule = optax.lion(rate, b1, b2, weight_decay=self.weight_decay, mask=decays)
             case "sgd":
                 rule = optax.chain(
                     optax.add_decayed_weights(self.weight_decay, mask=decays),
@@ -62,14 +61,14 @@ class Optimizer:
                 rule = optax.contrib.muon(
                     rate,
                     beta=b1,
+                    weight_decay=self.weight_decay,
                     weight_decay_mask=decays,
                     adam_b1=b1,
                     adam_b2=b2,
-                    adam_weight_decay=self.weight_decay,
                     adam_learning_rate=self._schedule(self.adam_learning_rate, num_steps),
                     muon_weight_dimension_numbers=matrices,
+                    # Updates as large as AdamW's (Liu et al. 2025, arXiv:2502.16982).
                     consistent_rms=0.2,
-                    **decay,
                 )
         if self.clip_norm:
             rule = optax.chain(optax.clip_by_global_norm(self.clip_norm), rule)

@@ -1,11 +1,11 @@
 """A run directory: all that a resume, an evaluation or a sample needs.
 
-    config.json       the resolved experiment
-    tokenizer.json    the tokenizer
-    run.json          command, versions, devices and data of every start
-    checkpoints/      Orbax checkpoints
-    metrics.jsonl     one row of metrics a line
-    tensorboard/      the same for TensorBoard
+config.json       the resolved experiment
+tokenizer.json    the tokenizer
+run.json          command, versions, devices and data of every start
+checkpoints/      Orbax checkpoints
+metrics.jsonl     one row of metrics a line
+tensorboard/      the same for TensorBoard
 """
 
 import dataclasses

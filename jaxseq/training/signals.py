@@ -14,8 +14,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         self._usual = {
-            number: signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
         }
         return self
 

@@ -9,9 +9,7 @@ from jaxseq.training.state import TrainState
 from jaxseq.typing import Array, Float, Key, PyTree
 
 Batch = dict[str, Array]
-Loss = Callable[
-    [PyTree, Batch, Key[Array, ""] | None], tuple[Float[Array, ""], Float[Array, ""]]
-]
+Loss = Callable[[PyTree, Batch, Key[Array, ""] | None], tuple[Float[Array, ""], Float[Array, ""]]]
 """(params, batch, dropout key) -> (sum of losses, how many were summed)."""
 
 
@@ -40,7 +38,7 @@ def make_train_step(
         metrics = {
             "loss": mean,
             "weight": weight,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": jax.numpy.asarray(learning_rates(state.step)),
         }
         return TrainState(state.step + 1, params, opt_state), metrics

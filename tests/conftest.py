@@ -1,0 +1,30 @@
+"""The world of the tests: eight CPU devices, exact matmuls, no silent broadcasting.
+
+Warnings are errors and annotations are checked at run time: see [tool.pytest] in pyproject.toml.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+from hypothesis import settings
+
+# Tests import what they share (compare.py) by its bare name, whatever directory pytest starts in.
+sys.path.insert(0, str(Path(__file__).parent))
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# Programs compiled once serve every test, every process that a test starts, and the next run.
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+# The same examples on every run; `--hypothesis-profile default` draws new ones.
+settings.register_profile("jaxseq", deadline=None, derandomize=True, database=None)
+settings.load_profile("jaxseq")

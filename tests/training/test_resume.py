@@ -1,0 +1,92 @@
+"""A run that is killed, stopped or starved goes on as if nothing had happened."""
+
+import random
+import resource
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny import rows, start_training, when_at_step, write_experiment
+
+from jaxseq.training.run_directory import read_run
+
+# The corpus has about 230 training batches, so that 300 steps cross into a second epoch.
+STEPS = ("--num-steps", "300", "--evaluate-every", "40", "--checkpoint-every", "20")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return write_experiment(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(file):
+    process = start_training(file, file.parent / "uninterrupted", *STEPS)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return file.parent / "uninterrupted"
+
+
+def assert_same_run(run_dir, expected):
+    """Bitwise the same losses at every step, and the same parameters at the end."""
+
+    def without_clock(row):
+        return {key: value for key, value in row.items() if key != "tokens_per_second"}
+
+    assert list(map(without_clock, rows(run_dir))) == list(map(without_clock, rows(expected)))
+    here, there = read_run(run_dir), read_run(expected)
+    assert here.step == there.step == 300
+    jax.tree.map(np.testing.assert_array_equal, here.params, there.params)
+
+
+def test_the_run_crosses_an_epoch(file, uninterrupted):
+    experiment = read_run(uninterrupted).experiment
+    windows = len(experiment.data.load().train)
+    assert windows < 300 * experiment.data.batch_size < 2 * windows
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_a_random_step_and_resumed(file, uninterrupted, seed):
+    run_dir = file.parent / f"killed-{seed}"
+    step = random.Random(seed).randrange(21, 280)
+    process = start_training(file, run_dir, *STEPS)
+    when_at_step(process, run_dir, step, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed = start_training(file, run_dir, *STEPS)
+    output = resumed.communicate(timeout=300)[0]
+    assert resumed.returncode == 0, output
+    assert f"resumes {run_dir} at step" in output
+    assert_same_run(run_dir, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_it_saves_says_how_to_go_on_and_does(file, uninterrupted, number):
+    run_dir = file.parent / f"stopped-{number}"
+    process = start_training(file, run_dir, *STEPS)
+    when_at_step(process, run_dir, 30, number)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + number, output
+    last = rows(run_dir)[-1]["step"]
+    assert f"stopped by {number.name} after step {last}, state saved" in output
+    assert f"--run-dir {run_dir}" in output
+    assert read_run(run_dir).step == last
+    resumed = start_training(file, run_dir, *STEPS)
+    output = resumed.communicate(timeout=300)[0]
+    assert f"resumes {run_dir} at step {last}" in output
+    assert_same_run(run_dir, uninterrupted)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_saved(file):
+    """No file may grow beyond a size, which is how a full disk looks to the writer."""
+
+    def room_for_little():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+
+    run_dir = file.parent / "full"
+    process = start_training(file, run_dir, *STEPS, preexec_fn=room_for_little)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 2, output
+    assert "Traceback" not in output
+    assert "make room and run the same command again" in output.splitlines()[-1]
