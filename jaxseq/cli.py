@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import difflib
+import errno
 import importlib.util
 import io
 import json
@@ -28,18 +29,24 @@ Positional = tyro.conf.Positional
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, 2 for a mistake to mend, 128 + n for signal n."""
     argv = sys.argv[1:] if argv is None else argv
-    # Warnings of Orbax about itself, which say nothing that the user could act on.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What Orbax logs of itself; what the user can act on comes as a UserError too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return _dispatch(argv)
     except UserError as error:
         print(f"jaxseq: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 0  # the reader of our output went away, which is its right
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"jaxseq: cannot write{where}: {error.strerror}; make room first", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("jaxseq: interrupted; nothing was running that could be saved", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0  # the reader of our output went away, which is its right
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -109,8 +109,9 @@ def test_a_run_can_be_made_longer(folder, capsys):
 def test_options_reach_the_model(folder, capsys):
     words = ("train", folder / "tiny.py", "--run-dir", folder / "options", "--sample-tokens", "0")
     status, _, _ = call(
-        capsys, *words, "--num-steps", "1", "--model.num-layers", "2", "--model.positions", "rotary",
-        "--data.tokenizer", "byte", "--optimizer.name", "sgd", "--data.separate-documents",
+        capsys, *words, "--num-steps", "1", "--model.num-layers", "2",
+        "--model.positions", "rotary", "--data.tokenizer", "byte", "--optimizer.name", "sgd",
+        "--data.separate-documents",
     )  # fmt: skip
     assert status == 0
     config = read_json(folder / "options" / "config.json")

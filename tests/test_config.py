@@ -61,7 +61,7 @@ def test_differences_are_named_by_their_dotted_path():
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"type": ')
-    with pytest.raises(UserError, match="config.json is damaged"):
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
         read_json(tmp_path / "config.json")
 
 

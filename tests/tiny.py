@@ -45,17 +45,19 @@ def write_experiment(folder: Path) -> Path:
     return folder / "tiny.py"
 
 
-def start_training(file: Path, run_dir: Path, *options: str, **keywords) -> subprocess.Popen:
-    """`jaxseq train` in a process of its own, on one device."""
+def start_training(
+    file: Path, run_dir: Path, *options: str, limit: str = "true"
+) -> subprocess.Popen:
+    """`jaxseq train` in a process of its own, on one device, after the shell command `limit`."""
+    shell = ["bash", "-c", f'{limit} && exec "$@"', "bash"]
+    train = [sys.executable, "-m", "jaxseq.cli", "train", file, "--run-dir", run_dir]
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxseq.cli", "train", file, "--run-dir", run_dir]
-        + ["--sample-tokens", "0", *options],
+        [*shell, *train, "--sample-tokens", "0", *options],
         cwd=REPOSITORY,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **keywords,
     )
 
 

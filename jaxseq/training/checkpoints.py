@@ -92,14 +92,14 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
         except _STORAGE_ERRORS as error:
-            raise self._not_saved(step, _first_line(error)) from error
+            raise self._not_saved(step, _reason(error)) from error
 
     def wait(self) -> None:
         """Returns when everything saved is on disk; UserError if it could not be written."""
         try:
             self._manager.wait_until_finished()
         except _STORAGE_ERRORS as error:
-            raise self._not_saved(None, _first_line(error)) from error
+            raise self._not_saved(None, _reason(error)) from error
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """The state of `step`, or of the newest checkpoint that can be read, on `like`'s shardings.
@@ -117,7 +117,7 @@ class Checkpoints:
                     "checkpoint %d in %s cannot be read (%s)",
                     candidate,
                     self.directory,
-                    _first_line(error),
+                    _reason(error),
                 )
         raise UserError(
             f"no checkpoint in {self.directory} can be read (tried {candidates}); "
@@ -138,5 +138,6 @@ def _mb(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+def _reason(error: BaseException) -> str:
+    """The end of the chain of reasons that TensorStore gives, without the paths before it."""
+    return (str(error) or type(error).__name__).splitlines()[0].rsplit('": ', 1)[-1]

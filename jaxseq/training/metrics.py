@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from jaxseq.errors import UserError
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -22,7 +24,8 @@ class MetricsLog:
         unfinished = path.with_name(path.name + ".tmp")
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         unfinished.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        # Unbuffered: a row is on disk when it is written, or the error is raised there and then.
+        self._file = path.open("ab", buffering=0)
         self._board = SummaryWriter(
             str(run_dir / "tensorboard"), purge_step=start + 1 if kept else None
         )
@@ -35,9 +38,14 @@ class MetricsLog:
         self._board.close()
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Adds one row."""
-        self._file.write(json.dumps({"step": step, "split": split} | values) + "\n")
-        self._file.flush()
+        """Adds one row; UserError where the disk takes no more."""
+        try:
+            self._file.write((json.dumps({"step": step, "split": split} | values) + "\n").encode())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._file.name} at step {step}: {error.strerror}; make room and "
+                "run the same command again: it goes on from the last checkpoint"
+            ) from error
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 

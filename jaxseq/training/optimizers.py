@@ -28,7 +28,7 @@ class Optimizer:
     final_fraction: float = 0.1
     """Where the schedule ends, as a share of the peak."""
     weight_decay: float = 0.1
-    """Decoupled decay of matrices and embedding tables (Muon: matrices alone), never of the rest."""
+    """Decoupled decay of matrices and embedding tables (Muon: matrices alone); of nothing else."""
     beta1: float = 0.9
     """Decay of the mean gradient (momentum; of Muon and SGD too)."""
     beta2: float = 0.99

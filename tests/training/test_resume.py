@@ -1,7 +1,7 @@
 """A run that is killed, stopped or starved goes on as if nothing had happened."""
 
 import random
-import resource
+import re
 import signal
 
 import jax
@@ -78,15 +78,20 @@ def test_stopped_by_a_signal_it_saves_says_how_to_go_on_and_does(file, uninterru
     assert_same_run(run_dir, uninterrupted)
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_saved(file):
-    """No file may grow beyond a size, which is how a full disk looks to the writer."""
-
-    def room_for_little():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
-
-    run_dir = file.parent / "full"
-    process = start_training(file, run_dir, *STEPS, preexec_fn=room_for_little)
+@pytest.mark.parametrize(
+    ("log_every", "message"),
+    [("20", "the checkpoint of step .* the last one kept is of step 20"), ("1", "metrics.jsonl")],
+)
+def test_a_full_disk_is_said_and_keeps_what_was_saved(file, uninterrupted, log_every, message):
+    """No file may grow beyond 6 kB, which is how a full disk looks to those who write."""
+    run_dir = file.parent / f"full-{log_every}"
+    to_20 = (*STEPS[2:], "--log-every", log_every, "--num-steps")
+    process = start_training(file, run_dir, *to_20, "20")
+    process.communicate(timeout=240)
+    process = start_training(file, run_dir, *to_20, "300", limit="ulimit -f 6")
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 2, output
-    assert "Traceback" not in output
-    assert "make room and run the same command again" in output.splitlines()[-1]
+    (line,) = [line for line in output.splitlines() if line.startswith("jaxseq: ")]
+    assert re.search(message, line)
+    assert "make room and run the same command again" in line
+    assert read_run(run_dir).step == 20

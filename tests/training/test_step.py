@@ -28,7 +28,10 @@ def batch(step: int) -> dict[str, np.ndarray]:
     return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "mask": mask}
 
 
-def run(mesh, optimizer_config=Optimizer(warmup_steps=2)):
+ADAMW = Optimizer(warmup_steps=2)
+
+
+def run(mesh, optimizer_config=ADAMW):
     """(metrics of every step, final parameters) of a short training on `mesh`."""
     optimizer = optimizer_config.build(STEPS)
     init = partial(LanguageModel().init, MODEL)
@@ -109,12 +112,9 @@ def test_a_batch_without_a_single_target_changes_nothing_but_the_count():
     mesh = one_device_mesh()
     config = Optimizer(weight_decay=0.0)
     optimizer = config.build(STEPS)
-    state = create_state(
-        partial(LanguageModel().init, MODEL), optimizer, mesh, jax.random.key(0)
-    )
-    step = make_train_step(
-        partial(LanguageModel().loss, MODEL), optimizer, config.learning_rates(STEPS), jax.random.key(1)
-    )
+    state = create_state(partial(LanguageModel().init, MODEL), optimizer, mesh, jax.random.key(0))
+    loss = partial(LanguageModel().loss, MODEL)
+    step = make_train_step(loss, optimizer, config.learning_rates(STEPS), jax.random.key(1))
     nothing = batch(0) | {"mask": np.zeros((16, 12), bool)}
     after, metrics = jax.jit(step)(state, nothing)
     assert metrics["loss"] == 0
