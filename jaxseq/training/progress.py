@@ -29,7 +29,7 @@ class ProgressDisplay:
         )
         self._task = self._bar.add_task("training", total=num_steps, completed=start, status="")
         self._since = time.perf_counter()
-        self._tokens, self._tokens_since = 0.0, self._since
+        self._tokens, self._tokens_since, self._pace = 0.0, self._since, ""
 
     def __enter__(self) -> "ProgressDisplay":
         self._bar.start()
@@ -51,7 +51,7 @@ class ProgressDisplay:
         """Notes a finished step."""
         self._tokens += tokens
         if self._live:
-            self._bar.update(self._task, completed=step, status=f"loss {loss:.4f}")
+            self._bar.update(self._task, completed=step, status=f"loss {loss:.4f}{self._pace}")
 
     def row(self, step: int, loss: float) -> float:
         """Shows the steps since the last row; returns their tokens per second."""
@@ -59,11 +59,10 @@ class ProgressDisplay:
         speed = self._tokens / max(now - self._tokens_since, 1e-9)
         self._tokens, self._tokens_since = 0.0, now
         left = (now - self._since) / max(step - self._start, 1) * (self._num_steps - step)
-        status = f"loss {loss:.4f}  {speed:,.0f} tokens/s  {_clock(left)} left"
-        if self._live:
-            self._bar.update(self._task, completed=step, status=status)
-        else:
-            self.say(f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  {status}")
+        self._pace = f"  {speed:,.0f} tokens/s  {_clock(left)} left"
+        if not self._live:
+            width = len(str(self._num_steps))
+            self.say(f"step {step:>{width}}/{self._num_steps}  loss {loss:.4f}{self._pace}")
         return speed
 
 

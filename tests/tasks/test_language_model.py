@@ -1,0 +1,95 @@
+"""What a batch means: the loss is the model's, the metrics are their formulas."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseq.data.packing import Windows
+from jaxseq.data.tokenizers import CharTokenizer
+from jaxseq.decoding.sampling import SamplingConfig
+from jaxseq.errors import UserError
+from jaxseq.models.gpt import GPT, GPTConfig
+from jaxseq.tasks.language_model import LanguageModel
+
+TASK = LanguageModel()
+TOKENIZER = CharTokenizer.train("abcdefg\u00e9 ")
+MODEL = TASK.resolve(GPTConfig(num_layers=1, width=8, num_heads=2, dropout=0.5), TOKENIZER, 6)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return nn.unbox(TASK.init(MODEL, jax.random.key(0)))
+
+
+def windows(texts, *, separate):
+    documents = [TOKENIZER.encode(text) for text in texts]
+    cut = Windows(documents, 6, separate=separate)
+    rows = [cut[i] for i in range(len(cut))]
+    return {name: jnp.asarray([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_the_loss_is_minus_the_log_probability_of_each_next_token(params):
+    batch = windows(["abc def g\u00e9 cab"], separate=False)
+    loss_sum, weight = TASK.loss(MODEL, params, batch)
+    logits = np.asarray(GPT(MODEL).apply({"params": params}, batch["inputs"]), np.float64)
+    expected = 0.0
+    for b, t in zip(*np.nonzero(batch["mask"]), strict=True):
+        row = logits[b, t]
+        expected -= row[batch["targets"][b, t]] - np.log(np.exp(row).sum())
+    assert weight == batch["mask"].sum() == 14 - 1
+    assert float(loss_sum) == pytest.approx(expected, rel=1e-5)
+
+
+def test_packed_documents_cost_what_they_cost_alone(params):
+    """Attention, positions and targets stay inside each document."""
+    texts = ["abc", "de f", "ga"]
+    packed = TASK.loss(MODEL, params, windows(texts, separate=True))
+    alone = np.zeros(2)
+    for text in texts:
+        ids = jnp.asarray(TOKENIZER.encode(text))[None]
+        mask = jnp.ones((1, len(text) - 1), bool)
+        batch = {"inputs": ids[:, :-1], "targets": ids[:, 1:], "mask": mask}
+        alone += np.array(TASK.loss(MODEL, params, batch))
+    assert alone[1] == 2 + 3 + 1
+    np.testing.assert_allclose(packed, alone, rtol=1e-5)
+
+
+def test_dropout_is_on_where_a_key_is_given(params):
+    batch = windows(["abc def g\u00e9 cab"], separate=False)
+    plain, first, again, other = (
+        float(TASK.loss(MODEL, params, batch, key)[0])
+        for key in (None, jax.random.key(1), jax.random.key(1), jax.random.key(2))
+    )
+    assert first == again
+    assert len({plain, first, other}) == 3
+
+
+def test_metrics_are_their_formulas():
+    found = TASK.metrics(20.0, 10.0, 12.0)
+    assert found == {
+        "loss": 2.0,
+        "perplexity": pytest.approx(math.e**2),
+        "bits_per_byte": pytest.approx(20 / math.log(2) / 12),
+        "tokens": 10.0,
+    }
+    assert math.isfinite(TASK.metrics(1e6, 10.0, 12.0)["perplexity"])
+
+
+def test_text_is_shown_as_it_comes_and_the_prompt_first(params):
+    shown = []
+    sampling = SamplingConfig(temperature=0.0)
+    TASK.write(MODEL, params, TOKENIZER, "ab", 5, sampling, 0, shown.append)
+    assert shown[0].startswith("ab")
+    assert len("".join(shown)) == 7
+    assert len(shown) >= 5
+
+
+def test_a_prompt_that_cannot_be_encoded_is_named_and_nothing_shown(params):
+    shown = []
+    with pytest.raises(UserError, match="never saw: 'z', '!'"):
+        TASK.write(MODEL, params, TOKENIZER, "az!", 5, SamplingConfig(), 0, shown.append)
+    assert shown == []
