@@ -16,7 +16,7 @@ from jaxseq.training.optimizers import Optimizer
 experiment = Experiment(
     task=LanguageModel(),
     # nanoGPT's laptop configuration
-    model=GPTConfig(num_layers=4, num_heads=4, width=128, use_bias=False),
+    model=GPTConfig(num_layers=4, num_heads=4, width=128, use_bias=False, unroll_layers=4),
     data=TextData(context=64, batch_size=12),
     optimizer=Optimizer(learning_rate=1e-3, warmup_steps=100),
     num_steps=2000,

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from jaxseq.errors import UserError
+from jaxseq.parallel.host_memory import keep_freed_memory
 
 T = TypeVar("T")
 Positional = tyro.conf.Positional
@@ -29,6 +30,7 @@ Positional = tyro.conf.Positional
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, 2 for a mistake to mend, 128 + n for signal n."""
     argv = sys.argv[1:] if argv is None else argv
+    keep_freed_memory()
     # What Orbax logs of itself; what the user can act on comes as a UserError too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:

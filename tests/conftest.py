@@ -25,6 +25,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+
+def pytest_configure(config):
+    # A process killed as it writes leaves a torn entry, which is compiled anew and never mended.
+    torn = "ignore:Error reading persistent compilation cache entry:UserWarning"
+    config.addinivalue_line("filterwarnings", torn)
+
+
 # The same examples on every run; `--hypothesis-profile default` draws new ones.
 settings.register_profile("jaxseq", deadline=None, derandomize=True, database=None)
 settings.load_profile("jaxseq")

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,8 +15,9 @@ from jaxseq.decoding.sampling import SamplingConfig, sample_token
 from jaxseq.decoding.streaming import receive, send
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPT
+from jaxseq.nn.attention import KVCache
 from jaxseq.nn.transformer import unstack
-from jaxseq.typing import Array, Int, Key, PyTree
+from jaxseq.typing import Array, Bool, Int, Key, PyTree
 
 
 def generate(
@@ -65,6 +67,16 @@ def generate(
     return receive(functools.partial(program, *arguments), on_tokens)
 
 
+class _State(NamedTuple):
+    """Where a generation stands. The window is `text` from `start` up to `at`."""
+
+    at: Int[Array, ""]
+    start: Int[Array, ""]
+    text: Int[Array, "B L"]
+    caches: tuple[KVCache, ...]
+    listening: Bool[Array, ""]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _generate(model, max_new_tokens, sampling, params, prompt, key, stream):
     batch, length = prompt.shape
@@ -72,61 +84,63 @@ def _generate(model, max_new_tokens, sampling, params, prompt, key, stream):
     total, kept = length + max_new_tokens, max(1, context // 2)
 
     params = nn.meta.unbox(params)
-    # Cut up here, once, and not before each use in the loop.
+    # The loop uses the layers one by one: cut apart here, once, instead of in every step.
     layers = {f"layer_{i}": layer for i, layer in enumerate(unstack(params["blocks"]))}
-    unstacked_params = {**params, "blocks": layers}
-    unstacked_model = model.clone(scan_layers=False)
+    layered_model, layered_params = model.clone(scan_layers=False), {**params, "blocks": layers}
 
     def read(text, start, seen):
-        """The caches with the `seen` tokens of `text` from `start` in them, the last left out."""
+        """Caches with the `seen` tokens of `text` from `start` in them, but for the last."""
         cache = init_cache(model.config, batch, min(context, total - 1))
         if seen > 1:
             tokens = lax.dynamic_slice(text, (0, start), (batch, seen - 1))
-            variables = {"params": params}
-            # What comes of it besides the cache is never computed.
-            _, cache = model.apply(variables, tokens, cache, jnp.int32(0), method="decode")
+            # The logits are not used and so not computed.
+            _, cache = model.apply({"params": params}, tokens, cache, jnp.int32(0), method="decode")
         return unstack(cache)
 
     def write(state):
-        """Reads the token before `at` and writes the one at `at`."""
-        at, start, text, caches, _ = state
-        logits, caches = unstacked_model.apply(
-            {"params": unstacked_params},
-            lax.dynamic_slice(text, (0, at - 1), (batch, 1)),
-            caches,
-            at - 1 - start,
+        """Reads the last token of the window and writes the one behind it."""
+        logits, caches = layered_model.apply(
+            {"params": layered_params},
+            lax.dynamic_slice(state.text, (0, state.at - 1), (batch, 1)),
+            state.caches,
+            state.at - 1 - state.start,
             method="decode",
         )
         tokens = sample_token(
-            jax.random.fold_in(key, at - length),
+            jax.random.fold_in(key, state.at - length),
             logits[:, 0],
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
         )
-        text = lax.dynamic_update_slice(text, tokens[:, None].astype(text.dtype), (0, at))
-        listening = jnp.bool_(True) if stream is None else send(stream, tokens)
-        return at + 1, start, text, caches, listening
-
-    def has_room(state):
-        at, start, _, _, listening = state
-        return (at - start <= context) & unfinished(state)
+        column = tokens[:, None].astype(state.text.dtype)
+        return state._replace(
+            at=state.at + 1,
+            text=lax.dynamic_update_slice(state.text, column, (0, state.at)),
+            caches=caches,
+            listening=state.listening if stream is None else send(stream, tokens),
+        )
 
     def unfinished(state):
-        at, _, _, _, listening = state
-        return (at < total) & listening
+        return (state.at < total) & state.listening
+
+    def has_room(state):
+        return (state.at - state.start <= context) & unfinished(state)
 
     def write_window(state):
-        """Writes until the window is full, and opens the next one."""
-        at, _, text, caches, listening = lax.while_loop(has_room, write, state)
-        start = at - kept
-        caches = lax.cond(at < total, lambda: read(text, start, kept), lambda: caches)
-        return at, start, text, caches, listening
+        """Writes until the window has outgrown the context, and opens the next one."""
+        state = lax.while_loop(has_room, write, state)
+        start = state.at - kept
+        caches = lax.cond(
+            unfinished(state), lambda: read(state.text, start, kept), lambda: state.caches
+        )
+        return state._replace(start=start, caches=caches)
 
     text = jnp.pad(prompt, ((0, 0), (0, max_new_tokens)))
-    state = jnp.int32(length), jnp.int32(0), text, read(text, 0, length), jnp.bool_(True)
-    if total - 1 <= context:
-        _, _, text, _, _ = lax.while_loop(has_room, write, state)
+    zero = jnp.int32(0)
+    state = _State(zero + length, zero, text, read(text, 0, length), jnp.bool_(True))
+    if total <= context + 1:
+        state = lax.while_loop(has_room, write, state)
     else:
-        _, _, text, _, _ = lax.while_loop(unfinished, write_window, state)
-    return text[:, length:]
+        state = lax.while_loop(unfinished, write_window, state)
+    return state.text[:, length:]

@@ -45,34 +45,48 @@ def sample_token(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Int[Array, "B"]:
-    """One token for each row, drawn from softmax(logits / temperature) cut to top_k, then top_p.
+    """One token for each row, drawn from its `candidates`.
 
-    Temperature 0 is argmax, the lowest number among equals, and needs no randomness. top_p cuts
-    the distribution that top_k left, renormalised. The three options are Python numbers: what is
-    off costs nothing.
+    Temperature 0 is argmax, the lowest number among equals, and needs no randomness.
     """
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits, tokens = candidates(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    drawn = jax.random.categorical(key, logits)
+    return jnp.take_along_axis(tokens, drawn[:, None], axis=-1)[:, 0]
+
+
+def candidates(
+    logits: Float[Array, "B V"], *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Float[Array, "B C"], Int[Array, "B C"]]:
+    """The tokens that may be drawn, with their logits; -infinity where one may not.
+
+        softmax(logits / temperature), cut to the top_k likeliest and renormalised,
+        cut to the nucleus of top_p and renormalised
+
+    Among equals the lower numbers are kept. Computed in float32 or wider. The options are Python
+    numbers and the temperature is above 0; without top_k and top_p nothing is sorted, with top_k
+    no more than k tokens are.
+    """
+    vocab_size = logits.shape[-1]
     logits = logits.astype(accumulator(logits.dtype))
     # Without the shift a small temperature would overflow.
     logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature
-    if not 0 < top_k < logits.shape[-1] and top_p == 1.0:
-        return jax.random.categorical(key, logits).astype(jnp.int32)
-    candidates, numbers = jax.lax.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))
+    if top_k == 0 and top_p == 1.0:
+        return logits, jnp.broadcast_to(jnp.arange(vocab_size, dtype=jnp.int32), logits.shape)
+    logits, tokens = jax.lax.top_k(logits, min(top_k or vocab_size, vocab_size))
     if top_p < 1.0:
-        candidates = jnp.where(nucleus(candidates, top_p), candidates, -jnp.inf)
-    drawn = jax.random.categorical(key, candidates)
-    return jnp.take_along_axis(numbers, drawn[:, None], axis=-1)[:, 0].astype(jnp.int32)
+        logits = jnp.where(nucleus(logits, top_p), logits, -jnp.inf)
+    return logits, tokens
 
 
-def nucleus(logits: Float[Array, "B V"], p: float) -> Bool[Array, "B V"]:
-    """The fewest likeliest tokens whose probability reaches p (Holtzman et al. 2019,
-    arXiv:1904.09751), in rows that fall from left to right.
+def nucleus(logits: Float[Array, "B C"], p: float) -> Bool[Array, "B C"]:
+    """The fewest of the likeliest tokens whose probability reaches p (Holtzman et al. 2019,
+    arXiv:1904.09751), for logits that fall from left to right.
 
-        token v is in it   when   sum_{u < v} softmax(logits)_u < p
+        token v is in it   where   sum_{u < v} softmax(logits)_u < p
 
-    so at least the first always is, and among equals the earlier one.
+    so the first always is, and among equals the ones on the left.
     """
-    probabilities = jax.nn.softmax(logits)
-    before = jnp.cumsum(probabilities, axis=-1)[:, :-1]
+    before = jnp.cumsum(jax.nn.softmax(logits), axis=-1)[:, :-1]
     return jnp.pad(before, ((0, 0), (1, 0))) < p

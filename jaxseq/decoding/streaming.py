@@ -37,7 +37,9 @@ def receive(
     received = _open_streams[stream] = queue.SimpleQueue()
     with ThreadPoolExecutor(1) as thread:
         try:
-            result = thread.submit(lambda: jax.block_until_ready(program(np.int32(stream))))
+            result = thread.submit(
+                lambda: jax.block_until_ready(program(np.array(stream, np.int32)))
+            )
             result.add_done_callback(lambda _: received.put(None))
             while (tokens := received.get()) is not None:
                 on_tokens(tokens)

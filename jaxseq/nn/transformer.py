@@ -1,6 +1,7 @@
 """A Transformer block, and a stack of them scanned over their layers."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -143,10 +144,10 @@ class Layers(nn.Module):
         self, x: Float[Array, "B T D"], caches: tuple[KVCache, ...] | None, *rest: Any
     ) -> tuple[Float[Array, "B T D"], tuple[KVCache | None, ...]]:
         """As the scanned stack, with a tuple of caches."""
-        caches = caches or (None,) * self.num_layers
         written = []
-        for i, cache in enumerate(caches):
-            x, cache = self.block(**self.fields, name=f"layer_{i}")(x, cache, *rest)
+        for i in range(self.num_layers):
+            layer = self.block(**self.fields, name=f"layer_{i}")
+            x, cache = layer(x, caches[i] if caches else None, *rest)
             written.append(cache)
         return x, tuple(written)
 
@@ -154,4 +155,4 @@ class Layers(nn.Module):
 def unstack(tree: PyTree) -> tuple[PyTree, ...]:
     """The parameters, or the cache, of a scanned stack cut into those of its layers."""
     num_layers = jax.tree.leaves(tree)[0].shape[0]
-    return tuple(jax.tree.map(lambda leaf: leaf[i], tree) for i in range(num_layers))
+    return tuple(jax.tree.map(itemgetter(i), tree) for i in range(num_layers))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops.precision import accumulator
+from jaxseq.ops.softmax_attention import Rule, softmax_attention
 from jaxseq.typing import Array, Bool, Float, Int, Key
 
 
@@ -59,27 +60,41 @@ def attention(
         query = jnp.where(looks, query, 0)
         key, value = jnp.where(is_seen, key, 0), jnp.where(is_seen, value, 0)
 
-    dtype = dtype or query.dtype
-    wide = accumulator(query.dtype)
+    dtype = jnp.dtype(dtype or query.dtype)
     scale = 1.0 / math.sqrt(head_size) if scale is None else scale
-    grouped = query.reshape(*query.shape[:2], kv_heads, heads // kv_heads, head_size)
+    if dropout_rate > 0.0 and dropout_key is not None:
+        weights = _weights(query, key, visible, scale, dtype)
+        keep = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, weights.shape)
+        weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0)
+        output = jnp.einsum(
+            "BKGTS,BSKH->BTKGH",
+            weights.astype(dtype),
+            value.astype(dtype),
+            preferred_element_type=weights.dtype,
+        )
+        return output.reshape(query.shape).astype(query.dtype)
+    square = query.shape[1] == key.shape[1]
+    rule = Rule(scale, dtype, lower_triangular=causal and square, has_padding=may_pad)
+    return softmax_attention(query, key, value, visible, rule)
+
+
+def _weights(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    visible: Bool[Array, "#B T S"] | None,
+    scale: float,
+    dtype: jnp.dtype,
+) -> Float[Array, "B K G T S"]:
+    """The softmax itself, for when its weights are dropped: with the derived gradient."""
+    kv_heads = key.shape[2]
+    grouped = query.reshape(*query.shape[:2], kv_heads, -1, query.shape[3])
     scores = scale * jnp.einsum(
         "BTKGH,BSKH->BKGTS",
         grouped.astype(dtype),
         key.astype(dtype),
-        preferred_element_type=wide,
+        preferred_element_type=accumulator(query.dtype),
     )
-    weights = masked_softmax(scores, None if visible is None else visible[:, None, None])
-    if dropout_rate > 0.0 and dropout_key is not None:
-        keep = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, weights.shape)
-        weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0)
-    output = jnp.einsum(
-        "BKGTS,BSKH->BTKGH",
-        weights.astype(dtype),
-        value.astype(dtype),
-        preferred_element_type=wide,
-    )
-    return output.reshape(query.shape).astype(query.dtype)
+    return masked_softmax(scores, None if visible is None else visible[:, None, None])
 
 
 def visibility(

@@ -68,18 +68,19 @@ def self_attention(
     segments: np.ndarray | None = None,
     causal: bool = True,
     rotary_base: float | None = None,
+    qk_norm: bool = False,
 ) -> np.ndarray:
     """W_out attention(W_query x, W_key x, W_value x) for x (B, T, D).
 
-    Queries and keys are normalised per head when the parameters hold "query_norm", then turned by
-    their positions (B or 1, T) when `rotary_base` is given.
+    Queries and keys are normalised per head if `qk_norm`, then turned by their positions
+    (B or 1, T) when `rotary_base` is given.
     """
     batch, length, width = x.shape
     head_size = width // num_heads
     query = linear(x, **params["query"]).reshape(batch, length, num_heads, head_size)
     key = linear(x, **params["key"]).reshape(batch, length, num_kv_heads, head_size)
     value = linear(x, **params["value"]).reshape(batch, length, num_kv_heads, head_size)
-    if "query_norm" in params:
+    if qk_norm:
         query = rms_norm(query, **params["query_norm"])
         key = rms_norm(key, **params["key_norm"])
     if rotary_base is not None:

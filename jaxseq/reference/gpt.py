@@ -41,6 +41,7 @@ def gpt(
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         rotary_base=config.rotary_base if config.positions == "rotary" else None,
+        qk_norm=config.qk_norm,
         positions=positions,
         segments=segments,
     )

@@ -1,0 +1,30 @@
+"""Twin of `decoding.sampling`."""
+
+import numpy as np
+
+
+def probabilities(
+    logits: np.ndarray, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> np.ndarray:
+    """How likely each token is drawn: logits (B, V) to probabilities (B, V).
+
+    Temperature 0 is certain of the largest logit; among equals the lower number wins everywhere.
+    """
+    drawn = np.zeros(logits.shape, np.float64)
+    for row, row_logits in enumerate(np.asarray(logits, np.float64)):
+        order = sorted(range(len(row_logits)), key=lambda token: (-row_logits[token], token))
+        if temperature == 0:
+            drawn[row, order[0]] = 1.0
+            continue
+        if top_k:
+            order = order[:top_k]
+        weights = np.exp((row_logits - row_logits.max()) / temperature)
+        total = sum(weights[token] for token in order)
+        reached = 0.0
+        for token in order:
+            drawn[row, token] = weights[token] / total
+            reached += weights[token] / total
+            if top_p < 1.0 and reached >= top_p:
+                break
+        drawn[row] /= drawn[row].sum()
+    return drawn
