@@ -2,6 +2,8 @@
 
 Command:   jaxseq train experiments/gpt_char.py
 Hardware:  a laptop CPU; no network, no download
+Time:      TIME
+Expect:    LOSS
 """
 
 import sys

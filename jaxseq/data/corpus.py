@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,8 @@ class TextData:
     """Text for a language model, and how it is cut into batches."""
 
     path: Path | None = None
-    """A text file, or a directory of text files (.gz too); None is the Python standard library."""
+    """A text file, or a directory of text files (.gz too); None is the Python standard library.
+    `~` and `$NAME` of the environment are filled in."""
 
     tokenizer: Literal["char", "byte"] = "char"
     """One token a character of the training text, or one a UTF-8 byte."""
@@ -53,9 +56,11 @@ class TextData:
     """Keep attention and targets inside one document where a window holds several."""
 
     def resolve(self) -> "TextData":
-        """The config with an absolute path, good in every working directory."""
-        path = self.path and self.path.expanduser().resolve()
-        return dataclasses.replace(self, path=path)
+        """The config with an absolute path, good in every working directory.
+
+        Raises UserError for a path with an environment variable that is not set.
+        """
+        return dataclasses.replace(self, path=self.path and _absolute(self.path))
 
     def load(self, tokenizer: Tokenizer | None = None) -> Corpus:
         """Read, split, tokenize and cut the text.
@@ -68,7 +73,7 @@ class TextData:
         if self.path is None:
             documents = standard_library()
         else:
-            documents = read_documents(self.path.expanduser())
+            documents = read_documents(_absolute(self.path))
         train, validation = split_documents(documents, self.validation_fraction)
         if tokenizer is None and self.tokenizer == "byte":
             tokenizer = ByteTokenizer()
@@ -99,6 +104,17 @@ class TextData:
             drop_remainder=name == "train",
             name=name,
         )
+
+
+def _absolute(path: Path) -> Path:
+    expanded = Path(os.path.expandvars(path)).expanduser().resolve()
+    unset = re.search(r"\$\{?(\w+)", str(expanded))
+    if unset and not expanded.exists():
+        raise UserError(
+            f"cannot read {path}: the environment variable {unset[1]} is not set; set it, or say "
+            "with --data.path where the text is"
+        )
+    return expanded
 
 
 def _fingerprint(documents: Sequence[Document]) -> str:

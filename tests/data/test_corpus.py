@@ -137,6 +137,18 @@ def test_a_home_directory_is_expanded(one_file, monkeypatch):
     assert len(TextData(path=Path("~/fox.txt")).load().train) > 0
 
 
+def test_a_variable_of_the_environment_is_expanded_and_named_where_it_is_not_set(
+    one_file, monkeypatch
+):
+    data = TextData(path=Path("$SOME_TEXTS/fox.txt"))
+    monkeypatch.setenv("SOME_TEXTS", str(one_file.parent))
+    assert len(data.load().train) > 0
+    assert data.resolve().path == one_file.resolve()
+    monkeypatch.delenv("SOME_TEXTS")
+    with pytest.raises(UserError, match=r"SOME_TEXTS is not set; set it, or say with --data\.path"):
+        data.load()
+
+
 def test_tiny_shakespeare_has_nanogpts_split():
     if "JAXSEQ_DATA" not in os.environ:
         pytest.skip("JAXSEQ_DATA does not name the data directory")
