@@ -115,9 +115,7 @@ def bench_case(
     seconds = dict(zip(sides, np.array(rows).T, strict=True))
     best = min((seconds[side] for side in theirs), key=np.median)
 
-    print(
-        f"  prompt {prompt.shape[1]}, {case.new_tokens} new tokens; the float32 sides write the same"
-    )
+    print(f"  prompt {prompt.shape[1]}, {case.new_tokens} new tokens; float32 sides write the same")
     for side, taken in seconds.items():
         low, middle, high = np.percentile(taken, (25, 50, 75))
         ratio_low, ratio, ratio_high = np.percentile(best / taken, (25, 50, 75))

@@ -122,11 +122,12 @@ def _attend_gradient(
     wide = log_sums.dtype
     product = partial(jnp.einsum, preferred_element_type=wide)
     doutput = doutput.astype(wide)
-    shared = (doutput * output.astype(wide)).sum(-1).transpose(0, 2, 3, 1)[..., None]
     # Sums over t are fastest with t last on the left and next to last on the right.
     q_columns = _lay_out(q, (0, 1, 4, 2, 3), rule, on_cpu)
     do_columns = _lay_out(doutput, (0, 2, 4, 3, 1), rule, on_cpu)
     do = _lay_out(doutput, (0, 2, 3, 1, 4), rule, on_cpu)
+    output = output.transpose(0, 2, 3, 1, 4).astype(wide)
+    shared = (do.astype(wide) * output).sum(axis=-1, keepdims=True)
 
     dq, dk, dv = [], jnp.zeros((), wide), jnp.zeros((), wide)
     for start, stop, keys in _blocks(q.shape[3], k.shape[2], rule, on_cpu):

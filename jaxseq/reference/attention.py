@@ -37,7 +37,7 @@ def attention(
     def visible(b: int, t: int, s: int) -> bool:
         if mask is not None and not mask[b, t, s]:
             return False
-        if query_segments is not None:
+        if query_segments is not None and key_segments is not None:
             segment = query_segments[b, t]
             if segment == 0 or segment != key_segments[b, s]:
                 return False
