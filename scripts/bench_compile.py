@@ -54,7 +54,7 @@ def bench_compile(
             config = GPTConfig(65, context, depth, width, num_heads, unroll_layers=unroll_layers)
             row.append(compile_seconds(config.resolve(vocab_size=65, context=context), batch))
         rows.append(row)
-    for depth, (lower, build) in zip(depths, np.moveaxis(rows, 0, -1), strict=True):
+    for depth, (lower, build) in zip(depths, np.moveaxis(np.array(rows), 0, -1), strict=True):
         both, first = lower + build, np.sum(np.array(rows)[:, 0], axis=-1)
         low, middle, high = np.percentile(both / first, (25, 50, 75))
         print(

@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
 Arrays = dict[str, np.ndarray]
-Step = Callable[[], object]
+Step = Callable[[], Any]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Side:
         process.start()
         theirs.close()  # so that a side that dies is noticed at once
 
-    def ask(self, *question: object) -> object:
+    def ask(self, *question: Any) -> Any:
         """The answer of the other process."""
         self.connection.send(question)
         return self.connection.recv()
@@ -163,7 +164,7 @@ def jaxseq_side(connection: Connection, shape: Config) -> None:
     keep_freed_memory()
     task, optimizer, steps = LanguageModel(), Optimizer(), {}
 
-    def model(dtype: str) -> GPTConfig:
+    def model(dtype: Dtype) -> GPTConfig:
         return GPTConfig(
             shape.vocab_size,
             shape.context,
@@ -196,7 +197,7 @@ def jaxseq_side(connection: Connection, shape: Config) -> None:
             steps[f"jaxseq {dtype}"] = make_mode(dtype, params, fields(batch))
         return list(steps)
 
-    def make_mode(dtype: str, params: Arrays, batch: dict[str, jax.Array]) -> Step:
+    def make_mode(dtype: Dtype, params: Arrays, batch: dict[str, jax.Array]) -> Step:
         num_steps = 100_000
         chain = optimizer.build(num_steps)
 
