@@ -70,7 +70,8 @@ class GPTConfig:
             num_kv_heads=self.num_kv_heads or self.num_heads,
             mlp_hidden=self.mlp_hidden or 4 * self.width,
         )
-        for name in ("num_layers", "width", "num_heads", "unroll_layers"):
+        counts = ("num_layers", "width", "num_heads", "num_kv_heads", "mlp_hidden", "unroll_layers")
+        for name in counts:
             if getattr(resolved, name) < 1:
                 raise UserError(
                     f"--model.{name.replace('_', '-')} is {getattr(resolved, name)}; "
@@ -93,6 +94,8 @@ class GPTConfig:
                 f"rotary positions need an even head size; --model.width {resolved.width} over "
                 f"--model.num-heads {resolved.num_heads} is odd"
             )
+        if resolved.rotary_base <= 0:
+            raise UserError(f"--model.rotary-base is {resolved.rotary_base}; it must be positive")
         if not 0.0 <= resolved.dropout < 1.0:
             raise UserError(f"--model.dropout is {resolved.dropout}; it must be in [0, 1)")
         if resolved.vocab_size < vocab_size:
@@ -171,6 +174,10 @@ class GPT(nn.Module):
         """
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None]
+        if segments is not None:
+            # Whatever number stands in the padding, it is looked up in the tables: let it be 0.
+            tokens = jnp.where(segments == 0, 0, tokens)
+            positions = jnp.where(segments == 0, 0, jnp.broadcast_to(positions, tokens.shape))
         logits, _ = self._forward(tokens, positions, segments)
         return logits
 
