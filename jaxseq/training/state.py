@@ -49,8 +49,11 @@ def abstract_state(
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # An average sits under its parameter's path, in whatever the optimizer wraps around it.
         # (optax.tree_map_params does this too, but not through the masks of optax.partition.)
-        name = _names(path)
-        where = homes[name] if sizes.get(name) == leaf.shape else replicated(mesh)
+        names, where = _names(path), replicated(mesh)
+        for tail in (names[i:] for i in range(len(names))):
+            if sizes.get(tail) == leaf.shape:
+                where = homes[tail]
+                break
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree_util.tree_map_with_path(place, shapes)
