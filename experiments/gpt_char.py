@@ -2,8 +2,9 @@
 
 Command:   jaxseq train experiments/gpt_char.py
 Hardware:  a laptop CPU; no network, no download
-Time:      TIME
-Expect:    LOSS
+Time:      1.5 minutes on two cores
+Expect:    validation loss 1.57, 2.27 bits per byte, on the library of Python 3.11.7 (1.68 with
+           nanoGPT's own AdamW at 1e-3); other Python versions ship other text
 """
 
 import sys
@@ -20,7 +21,8 @@ experiment = Experiment(
     # nanoGPT's laptop configuration
     model=GPTConfig(num_layers=4, num_heads=4, width=128, use_bias=False, unroll_layers=4),
     data=TextData(context=64, batch_size=12),
-    optimizer=Optimizer(learning_rate=1e-3, warmup_steps=100),
+    # So few steps want large ones, and an end at rate 0.
+    optimizer=Optimizer(learning_rate=5e-3, schedule="linear", final_fraction=0.0),
     num_steps=2000,
 )
 
