@@ -104,25 +104,30 @@ class Checkpoints:
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """The state of `step`, or of the newest checkpoint that can be read, on `like`'s shardings.
 
-        A damaged newest checkpoint is reported and the one before it used. Raises UserError when
-        none can be read.
+        A damaged newest checkpoint is reported, set aside as STEP.damaged and the one before it
+        used. Raises UserError when none can be read.
         """
         candidates = self.steps()[::-1] if step is None else [step]
-        for candidate in candidates:
+        for tried, candidate in enumerate(candidates):
             try:
                 state = self._manager.restore(candidate, args=ocp.args.StandardRestore(like))
-                return cast(TrainState, state)
             except _STORAGE_ERRORS as error:
-                _log.warning(
-                    "checkpoint %d in %s cannot be read (%s)",
-                    candidate,
-                    self.directory,
-                    _reason(error),
-                )
+                where, why = self.directory, _reason(error)
+                _log.warning("checkpoint %d in %s cannot be read (%s)", candidate, where, why)
+                continue
+            self._set_aside(candidates[:tried])
+            return cast(TrainState, state)
         raise UserError(
             f"no checkpoint in {self.directory} can be read (tried {candidates}); "
             "restore one from a copy, or train into another --run-dir"
         )
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Frees their names for when the run comes to these steps again."""
+        for step in damaged:
+            (self.directory / str(step)).rename(self.directory / f"{step}.damaged")
+        if damaged:
+            self._manager.reload()
 
     def _not_saved(self, step: int | None, reason: str) -> UserError:
         kept = self.steps()

@@ -71,6 +71,8 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
             state = checkpoints.restore(like)
             start = int(state.step)
             begun = f"resumes {run_dir} at step {start}"
+            if start >= num_steps:
+                begun = f"{run_dir} is already at step {start} of {num_steps}, nothing to train"
         else:
             state = create_state(init, optimizer, mesh, init_key)
             start = 0

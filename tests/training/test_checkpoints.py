@@ -72,6 +72,11 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(tmp_path
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with Checkpoints(tmp_path, keep_last=2) as checkpoints, caplog.at_level(logging.WARNING):
         restored = checkpoints.restore(like)
+        assert checkpoints.steps() == [1]
+        checkpoints.save(at(state, 2), 2)
+        checkpoints.wait()
+        assert_same_state(checkpoints.restore(like), at(state, 2))
+    assert (tmp_path / "2.damaged").is_dir()
     assert_same_state(restored, at(state, 1))
     assert "checkpoint 2" in caplog.text
     assert "cannot be read" in caplog.text
