@@ -48,7 +48,7 @@ class Windows:
                 f"the {name} split has {tokens} tokens, fewer than the {context + 1} that a "
                 f"context of {context} needs: give a shorter --data.context or more text"
             )
-        if separate and lengths.max() < 2:
+        if separate and max(map(len, documents)) < 2:
             raise UserError(
                 f"every document of the {name} split is a single token, so that nothing can be "
                 "predicted: give longer documents or drop --data.separate-documents"

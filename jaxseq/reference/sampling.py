@@ -11,14 +11,16 @@ def probabilities(
     Temperature 0 is certain of the largest logit; among equals the lower number wins everywhere.
     """
     drawn = np.zeros(logits.shape, np.float64)
-    for row, row_logits in enumerate(np.asarray(logits, np.float64)):
+    for row in range(logits.shape[0]):
+        row_logits = [float(logit) for logit in logits[row]]
         order = sorted(range(len(row_logits)), key=lambda token: (-row_logits[token], token))
         if temperature == 0:
             drawn[row, order[0]] = 1.0
             continue
         if top_k:
             order = order[:top_k]
-        weights = np.exp((row_logits - row_logits.max()) / temperature)
+        largest = row_logits[order[0]]
+        weights = [np.exp((logit - largest) / temperature) for logit in row_logits]
         total = sum(weights[token] for token in order)
         reached = 0.0
         for token in order:
