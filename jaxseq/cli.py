@@ -20,6 +20,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
+from jaxseq.decoding.sampling import SamplingConfig
 from jaxseq.errors import UserError
 from jaxseq.parallel.host_memory import keep_freed_memory
 
@@ -124,7 +125,7 @@ def train(argv: list[str]) -> int:
     )
     if options.sample_tokens:
         print("---- sample " + "-" * 60)
-        _write_sample(run_dir, "\n", options.sample_tokens)
+        _write_sample(Sample(run_dir, max_new_tokens=options.sample_tokens))
         print("-" * 72)
     print(f"the run is in {run_dir}; try: jaxseq sample {shlex.quote(str(run_dir))}")
     return 0
@@ -200,12 +201,9 @@ class Sample:
     """Text to go on from."""
     max_new_tokens: int = 500
     """Tokens to write."""
-    temperature: float = 0.8
-    """Below 1 sharpens the distribution, above 1 flattens it; 0: always the likeliest token."""
-    top_k: int = 0
-    """Draw among the k likeliest tokens alone; 0: among all."""
-    top_p: float = 1.0
-    """Draw among the fewest tokens that together have probability p; 1: among all."""
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=SamplingConfig
+    )
     seed: int = 0
     """Decides the draws."""
     checkpoint: str = "last"
@@ -214,29 +212,24 @@ class Sample:
 
 def sample(argv: list[str]) -> int:
     """Text from a run's model, streamed to the terminal."""
-    options = dataclasses.asdict(parse(Sample, argv, prog="jaxseq sample"))
-    _write_sample(options.pop("run_dir"), options.pop("prompt"), **options)
+    _write_sample(parse(Sample, argv, prog="jaxseq sample"))
     return 0
 
 
-def _write_sample(
-    run_dir: Path,
-    prompt: str,
-    max_new_tokens: int,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    checkpoint: str = "last",
-) -> None:
-    from jaxseq.decoding.sampling import SamplingConfig
+def _write_sample(options: Sample) -> None:
     from jaxseq.training.run_directory import read_run
 
-    sampling = SamplingConfig(temperature, top_k, top_p)
-    run = read_run(run_dir, checkpoint)
-    show = partial(print, end="", flush=True)
-    task, model = run.experiment.task, run.experiment.model
-    task.write(model, run.params, run.tokenizer, prompt, max_new_tokens, sampling, seed, show)
+    run = read_run(options.run_dir, options.checkpoint)
+    run.experiment.task.write(
+        run.experiment.model,
+        run.params,
+        run.tokenizer,
+        options.prompt,
+        options.max_new_tokens,
+        options.sampling,
+        options.seed,
+        partial(print, end="", flush=True),
+    )
     print()
 
 
