@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -74,8 +74,8 @@ class Train(Generic[T]):
     experiment: Annotated[T, tyro.conf.arg(name="")]
     run_dir: Path | None = None
     """Where the run lives; one that holds a checkpoint is resumed. None: a new one in runs/."""
-    sample_tokens: int = 300
-    """Tokens of the sample shown at the end; 0: none."""
+    show: bool = True
+    """At the end, show what the model makes of some held-out inputs."""
 
 
 def train(argv: list[str]) -> int:
@@ -119,15 +119,18 @@ def train(argv: list[str]) -> int:
         again = shlex.join(["jaxseq", "train", *_with_run_dir(argv, run_dir)])
         print(f"jaxseq: {stopped}; to go on: {again}", file=sys.stderr)
         return 128 + stopped.number
-    print(
-        f"validation: loss {metrics['loss']:.4f}, perplexity {metrics['perplexity']:.2f}, "
-        f"{metrics['bits_per_byte']:.3f} bits per byte"
-    )
-    if options.sample_tokens:
-        print("---- sample " + "-" * 60)
-        _write_sample(Sample(run_dir, max_new_tokens=options.sample_tokens))
+    print("validation: " + ", ".join(f"{name} {_rounded(x)}" for name, x in metrics.items()))
+    from jaxseq.training.run_directory import read_run
+
+    run = read_run(run_dir)
+    if options.show:
+        print("---- on held-out data " + "-" * 50)
+        run.experiment.task.show(
+            run.experiment.model, run.params, run.tokenizer, run.inputs, run_dir
+        )
         print("-" * 72)
-    print(f"the run is in {run_dir}; try: jaxseq sample {shlex.quote(str(run_dir))}")
+    verb = "sample" if hasattr(run.experiment.task, "write") else "predict"
+    print(f"the run is in {run_dir}; try: jaxseq {verb} {shlex.quote(str(run_dir))}")
     return 0
 
 
@@ -160,10 +163,12 @@ def _with_run_dir(argv: list[str], run_dir: Path) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Loss, perplexity and bits per byte over the whole validation split."""
+    """The metrics of a run on a whole held-out split."""
 
     run_dir: Positional[Path]
     """A run directory."""
+    split: Literal["validation", "test"] = "validation"
+    """Which held-out data."""
     checkpoint: str = "last"
     """"last", "best" (by validation loss on the way), or the step of one that was kept."""
     json: bool = False
@@ -171,21 +176,25 @@ class Evaluate:
 
 
 def evaluate(argv: list[str]) -> int:
-    """Loss, perplexity and bits per byte of a run over its whole validation split."""
+    """The metrics of a run on its whole validation or test split."""
     options = parse(Evaluate, argv, prog="jaxseq evaluate")
 
     from jaxseq.training.evaluation import evaluate_run
     from jaxseq.training.run_directory import read_run
 
     run = read_run(options.run_dir, options.checkpoint)
-    metrics = {"step": run.step} | evaluate_run(run, options.run_dir)
+    metrics = {"step": run.step} | evaluate_run(run, options.run_dir, options.split)
     if options.json:
         print(json.dumps(metrics))
         return 0
     width = max(map(len, metrics))
     for name, value in metrics.items():
-        print(f"{name:{width}}  {value:,.4f}" if value % 1 else f"{name:{width}}  {value:,.0f}")
+        print(f"{name:{width}}  {_rounded(value)}")
     return 0
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.4f}" if value % 1 else f"{value:,.0f}"
 
 
 # ---- sample ---------------------------------------------------------------------------------
@@ -212,15 +221,15 @@ class Sample:
 
 def sample(argv: list[str]) -> int:
     """Text from a run's model, streamed to the terminal."""
-    _write_sample(parse(Sample, argv, prog="jaxseq sample"))
-    return 0
+    options = parse(Sample, argv, prog="jaxseq sample")
 
-
-def _write_sample(options: Sample) -> None:
     from jaxseq.training.run_directory import read_run
 
     run = read_run(options.run_dir, options.checkpoint)
-    run.experiment.task.write(
+    task = run.experiment.task
+    if not hasattr(task, "write"):
+        raise UserError(f"{options.run_dir} is no language model; try: jaxseq predict")
+    task.write(
         run.experiment.model,
         run.params,
         run.tokenizer,
@@ -231,12 +240,46 @@ def _write_sample(options: Sample) -> None:
         partial(print, end="", flush=True),
     )
     print()
+    return 0
+
+
+# ---- predict --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """A run's answers to lines of text, one JSON object a line, in order."""
+
+    run_dir: Positional[Path]
+    """A run directory of a tagger or of a sequence-to-sequence model."""
+    input: str = "-"
+    """A text file with one input a line; "-": standard input."""
+    checkpoint: str = "last"
+    """"last", "best" (by validation loss on the way), or the step of one that was kept."""
+
+
+def predict(argv: list[str]) -> int:
+    """A run's answers to lines of text, one JSON object a line."""
+    options = parse(Predict, argv, prog="jaxseq predict")
+
+    from jaxseq.data.text import read_lines
+    from jaxseq.training.run_directory import read_run
+
+    run = read_run(options.run_dir, options.checkpoint)
+    task = run.experiment.task
+    if not hasattr(task, "predict"):
+        raise UserError(f"{options.run_dir} is a language model; try: jaxseq sample")
+    lines = read_lines(None if options.input == "-" else Path(options.input))
+    for answer in task.predict(run.experiment.model, run.params, run.tokenizer, lines):
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
+    return 0
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "sample": sample,
+    "predict": predict,
 }
 
 

@@ -67,8 +67,12 @@ def _dataclass_named(name: str, where: str) -> type[Any]:
 def write_json(path: Path, tree: Any) -> None:
     """Writes JSON so that `path` holds the old file or the new one, never half of one."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:

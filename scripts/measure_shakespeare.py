@@ -1,84 +1,61 @@
-"""Loss of `experiments/gpt_shakespeare.py` over three seeds, beside nanoGPT's.
+"""Character language models on tiny Shakespeare, all with the tokens of nanoGPT's laptop budget.
 
-    python scripts/measure_shakespeare.py [--data.path FILE]
+    JAXSEQ_DATA=DIR python scripts/measure_shakespeare.py [--models gpt lstm] [--seeds 0]
 
-Trains one run a seed through the command line, one after another, and evaluates each over the
-whole validation split. Options that it does not know go to `jaxseq train`. A run directory that
-already holds a run is not trained again, an unfinished one is finished; minutes are those that
-training took this time.
+Trains each model with each seed through the command line, one after another, and evaluates it
+over the whole validation split: the GPT of `experiments/gpt_shakespeare.py` and the cells of
+`experiments/rnn_char.py`. A run directory that already holds a run is not trained again.
 """
 
 import dataclasses
-import json
-import math
-import statistics
-import subprocess
-import sys
-import time
-from functools import partial
 from pathlib import Path
 
-import jax
 import tyro
+from measure import data_file, mean_and_spread, measure
 
-from jaxseq.training.experiment import read_experiment
-
-EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "gpt_shakespeare.py"
 NANOGPT_LOSS = 1.898
 """nanoGPT's laptop configuration after the same tokens, over the same split."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Trains one run a seed, evaluates them and prints a table; see the head of this file."""
+    """Trains, evaluates and prints a table; see the head of this file."""
 
+    models: tuple[str, ...] = ("gpt", "lstm", "gru", "mingru", "rglru")
+    """"gpt", or a cell of `experiments/rnn_char.py`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each."""
     runs: Path = Path("runs") / "shakespeare"
-    """Where the run directories go: seed-0, seed-1, ..."""
+    """Where the run directories go."""
 
 
-def measure_shakespeare(options: Options, train_options: list[str]) -> None:
-    """Trains, evaluates and prints a row a seed, then the mean."""
-    losses = []
-    for seed in options.seeds:
-        run_dir = options.runs / f"seed-{seed}"
-        train = ["train", EXPERIMENT, "--run-dir", run_dir, "--seed", seed, "--sample-tokens", 0]
-        begin = time.perf_counter()
-        jaxseq([*train, *train_options])
-        minutes = (time.perf_counter() - begin) / 60
-        metrics = json.loads(jaxseq(["evaluate", run_dir, "--json"]))
-        if not losses:
-            print(budget(run_dir))
-            print("\nseed    loss  bits/byte  minutes")
-        losses.append(metrics["loss"])
-        row = f"{seed:4}  {metrics['loss']:.4f}  {metrics['bits_per_byte']:9.4f}  {minutes:7.1f}"
-        print(row, flush=True)
-    mean = statistics.mean(losses)
-    spread = f", standard deviation {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
-    print(f"\nmean {mean:.4f}{spread}; nanoGPT {NANOGPT_LOSS}")
-
-
-def jaxseq(words: list[object]) -> str:
-    """What a jaxseq command prints; where it fails, it has said why, and this program ends too."""
-    command = [sys.executable, "-m", "jaxseq.cli", *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout
-
-
-def budget(run_dir: Path) -> str:
-    """The parameters and the tokens that a run was given."""
-    experiment = read_experiment(run_dir)
-    shapes = jax.eval_shape(partial(experiment.task.init, experiment.model), jax.random.key(0))
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    data, steps = experiment.data, experiment.num_steps
-    return (
-        f"{size:,} parameters, {steps} steps x {data.batch_size} x {data.context} = "
-        f"{steps * data.batch_size * data.context:,} tokens"
-    )
+def measure_shakespeare(options: Options) -> None:
+    """Trains and evaluates every model with every seed, and prints a row a model."""
+    text = data_file("lm/tinyshakespeare.txt")
+    print(f"nanoGPT: loss {NANOGPT_LOSS} after 2000 x 12 x 64 tokens")
+    print("\n| model | parameters | loss | bits per byte | seeds | CPU minutes a run |")
+    print("|---|---|---|---|---|---|")
+    for model in options.models:
+        file = "gpt_shakespeare.py" if model == "gpt" else "rnn_char.py"
+        chosen = [] if model == "gpt" else ["--model.cell", model]
+        results = [
+            measure(
+                file,
+                options.runs / f"{model}-{seed}",
+                ["--seed", seed, "--data.path", text, *chosen],
+            )
+            for seed in options.seeds
+        ]
+        losses = [result.metrics["loss"] for result in results]
+        bits = [result.metrics["bits_per_byte"] for result in results]
+        each = ", ".join(f"{loss:.4f}" for loss in losses)
+        print(
+            f"| {model} | {results[0].parameters:,} | {mean_and_spread(losses, 4)} | "
+            f"{mean_and_spread(bits, 4)} | {each} | "
+            f"{mean_and_spread([result.cpu_minutes for result in results], 1)} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    measure_shakespeare(*tyro.cli(Options, return_unknown_args=True))
+    measure_shakespeare(tyro.cli(Options))

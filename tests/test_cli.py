@@ -15,7 +15,7 @@ def folder(tmp_path_factory):
     """A folder with the tiny experiment, and a finished run of it in `run`."""
     folder = tmp_path_factory.mktemp("cli")
     file = write_experiment(folder)
-    assert main(["train", str(file), "--run-dir", str(folder / "run"), "--sample-tokens", "4"]) == 0
+    assert main(["train", str(file), "--run-dir", str(folder / "run")]) == 0
     return folder
 
 
@@ -88,7 +88,7 @@ def test_sample_follows_the_prompt_and_the_seed(folder, capsys):
 
 def test_a_finished_run_says_so_and_stays_as_it_is(folder, capsys):
     before = rows(folder / "run")
-    words = ("train", folder / "tiny.py", "--run-dir", folder / "run", "--sample-tokens", "0")
+    words = ("train", folder / "tiny.py", "--run-dir", folder / "run", "--no-show")
     status, out, err = call(capsys, *words)
     assert status == 0
     assert "is already at step 12 of 12, nothing to train" in err
@@ -97,7 +97,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(folder, capsys):
 
 
 def test_a_run_can_be_made_longer(folder, capsys):
-    words = ("train", folder / "tiny.py", "--run-dir", folder / "longer", "--sample-tokens", "0")
+    words = ("train", folder / "tiny.py", "--run-dir", folder / "longer", "--no-show")
     assert call(capsys, *words, "--num-steps", "3")[0] == 0
     status, _, err = call(capsys, *words, "--num-steps", "6")
     assert status == 0
@@ -106,7 +106,7 @@ def test_a_run_can_be_made_longer(folder, capsys):
 
 
 def test_options_reach_the_model(folder, capsys):
-    words = ("train", folder / "tiny.py", "--run-dir", folder / "options", "--sample-tokens", "0")
+    words = ("train", folder / "tiny.py", "--run-dir", folder / "options", "--no-show")
     status, _, _ = call(
         capsys, *words, "--num-steps", "1", "--model.num-layers", "2",
         "--model.positions", "rotary", "--data.tokenizer", "byte", "--optimizer.name", "sgd",
@@ -198,7 +198,7 @@ def test_a_run_directory_of_another_experiment(folder, capsys):
 
 def test_a_text_that_changed_since(folder, capsys, tmp_path):
     file = write_experiment(tmp_path)
-    words = ["train", file, "--run-dir", tmp_path / "run", "--sample-tokens", "0"]
+    words = ["train", file, "--run-dir", tmp_path / "run", "--no-show"]
     assert call(capsys, *words, "--num-steps", "2")[0] == 0
     with (tmp_path / "text.txt").open("a") as text:
         text.write(" the")

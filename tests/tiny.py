@@ -52,7 +52,7 @@ def start_training(
     shell = ["bash", "-c", f'{limit} && exec "$@"', "bash"]
     train = [sys.executable, "-m", "jaxseq.cli", "train", file, "--run-dir", run_dir]
     return subprocess.Popen(
-        [*shell, *train, "--sample-tokens", "0", *options],
+        [*shell, *train, "--no-show", *options],
         cwd=REPOSITORY,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,

@@ -1,13 +1,14 @@
 """Batches as a pure function of (seed, step), read ahead off the training thread."""
 
 from collections.abc import Generator, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxseq.data.packing import Windows
 from jaxseq.typing import Shaped
 
-Batch = dict[str, Shaped[np.ndarray, "B T"]]
+Batch = dict[str, Shaped[np.ndarray, "B ..."]]
 
 
 class TrainBatches:
@@ -26,7 +27,7 @@ class TrainBatches:
 
         # Grain shuffles the numbers of the windows, which costs it 0.6 of what windows do.
         # repeat before batch: batches straddle epochs, and nothing is dropped.
-        self.dataset = (
+        self._dataset = (
             grain.MapDataset.range(len(windows))
             .seed(seed)
             .shuffle()
@@ -38,13 +39,22 @@ class TrainBatches:
         """Return the arrays (B, T) of `step`, counted from 0."""
         if step < 0:
             raise IndexError(f"step {step} is negative")
-        batch = self.dataset[step]
+        batch = self._dataset[step]
         assert batch is not None  # grain's type allows for filters, of which there are none
         return batch
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """The batches of a training run: `batches[step]` is a pure function of (seed, step)."""
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the arrays of `step`, counted from 0."""
+        ...
+
+
 def prefetch(
-    batches: TrainBatches, start: int, stop: int, read_ahead: int = 8
+    batches: Batches, start: int, stop: int, read_ahead: int = 8
 ) -> Generator[tuple[int, Batch], None, None]:
     """Yield (step, batches[step]) for step in range(start, stop), `read_ahead` steps early.
 
@@ -57,24 +67,33 @@ def prefetch(
 
     # One thread: more of them only contend for the interpreter over windows held in memory.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=read_ahead)
-    iterator = iter(batches.dataset[start:stop].to_iter_dataset(options))
+    steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
+    iterator = iter(steps.to_iter_dataset(options))
     try:
         yield from enumerate(iterator, start)
     finally:
         iterator.close()
 
 
-def evaluation_batches(windows: Windows, batch_size: int, every: int = 1) -> Iterator[Batch]:
-    """Yield every `every`-th window in order, from the first, in batches of one shape.
+def evaluation_batches(
+    windows: Windows, batch_size: int, at_most: int | None = None
+) -> Iterator[Batch]:
+    """Yield the windows in order, in batches of one shape.
 
-    Rows of zeros fill the last batch; their mask is False (and their segments are 0).
+    With `at_most` batches, every n-th window from the first, n the largest that fills them. Rows
+    of zeros fill the last batch; their mask is False (and their segments are 0).
     """
-    chosen = range(0, len(windows), every)
+    chosen = spread(len(windows), batch_size, at_most)
     for start in range(0, len(chosen), batch_size):
         rows = [windows[i] for i in chosen[start : start + batch_size]]
         blank = {key: np.zeros_like(value) for key, value in rows[0].items()}
         rows += [blank] * (batch_size - len(rows))
         yield _stack(rows)
+
+
+def spread(count: int, batch_size: int, at_most: int | None) -> range:
+    """Every n-th of `count` examples, so that they fill about `at_most` batches; None: all."""
+    return range(0, count, 1 if at_most is None else max(count // (batch_size * at_most), 1))
 
 
 def _stack(rows: Sequence[dict[str, Shaped[np.ndarray, " T"]]]) -> Batch:

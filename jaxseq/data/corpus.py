@@ -4,32 +4,42 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
+from jaxseq.data.batches import Batch, TrainBatches, evaluation_batches
 from jaxseq.data.packing import Windows
 from jaxseq.data.text import Document, read_documents, split_documents, standard_library
 from jaxseq.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from jaxseq.errors import UserError
 
+Coder = TypeVar("Coder")
+Split = TypeVar("Split")
+
 
 @dataclass(frozen=True)
-class Corpus:
-    """A text, split, tokenized and cut into windows."""
+class Corpus(Generic[Coder, Split]):
+    """Data split, tokenized and ready to be cut into batches."""
 
-    tokenizer: Tokenizer
-    """The tokenizer of both splits."""
+    tokenizer: Coder
+    """The tokenizer of all splits, made from the training split alone."""
 
-    train: Windows
-    """Full windows; a last partial one is left out."""
+    train: Split
+    """What is trained on."""
 
-    validation: Windows
-    """All held-out text: every token but the first is a target once, the last window padded."""
+    validation: Split
+    """Held out, and looked at on the way."""
 
     fingerprint: str
     """SHA-256, in hex, of the documents' names and contents: tells that a corpus has changed."""
+
+    inputs: tuple[str, ...]
+    """A few held-out inputs that show what the trained model makes of them."""
+
+    test: Split | None = None
+    """Held out, and looked at when asked for."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +70,21 @@ class TextData:
 
         Raises UserError for a path with an environment variable that is not set.
         """
-        return dataclasses.replace(self, path=self.path and _absolute(self.path))
+        return dataclasses.replace(self, path=self.path and absolute(self.path))
 
-    def load(self, tokenizer: Tokenizer | None = None) -> Corpus:
+    def load(self, tokenizer: Tokenizer | None = None) -> Corpus[Tokenizer, Windows]:
         """Read, split, tokenize and cut the text.
+
+        Training has full windows, without a last partial one. Validation has all held-out text:
+        every token but the first is a target once, the last window padded.
 
         A `tokenizer` that a run has saved is used as it is; without one, it is made from the
         training split alone. Raises UserError for a bad field, a path that cannot be read as text
         (see `read_documents`) and a split shorter than a window.
         """
         self._check()
-        if self.path is None:
-            documents = standard_library()
-        else:
-            documents = read_documents(_absolute(self.path))
+        path = self.path
+        documents = standard_library() if path is None else read_documents(absolute(path))
         train, validation = split_documents(documents, self.validation_fraction)
         if tokenizer is None and self.tokenizer == "byte":
             tokenizer = ByteTokenizer()
@@ -83,8 +94,21 @@ class TextData:
             tokenizer=tokenizer,
             train=self._windows(train, tokenizer, "train"),
             validation=self._windows(validation, tokenizer, "validation"),
-            fingerprint=_fingerprint(documents),
+            fingerprint=fingerprint(documents),
+            inputs=("\n",),
         )
+
+    def train_batches(self, corpus: Corpus, seed: int) -> TrainBatches:
+        """The batches of a training run."""
+        return TrainBatches(corpus.train, self.batch_size, seed)
+
+    def evaluation_batches(self, split: Windows, at_most: int | None = None) -> Iterator[Batch]:
+        """The batches of a held-out split, or about `at_most` of them, spread over it."""
+        return evaluation_batches(split, self.batch_size, at_most)
+
+    def describe(self, corpus: Corpus) -> str:
+        """What there is to train on, for a person."""
+        return f"{len(corpus.train):,} windows of {self.context} tokens"
 
     def _check(self) -> None:
         for option, value in (("context", self.context), ("batch-size", self.batch_size)):
@@ -106,7 +130,8 @@ class TextData:
         )
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
+    """The absolute path, `~` and `$NAME` filled in; UserError for a variable that is not set."""
     expanded = Path(os.path.expandvars(path)).expanduser().resolve()
     unset = re.search(r"\$\{?(\w+)", str(expanded))
     if unset and not expanded.exists():
@@ -117,7 +142,8 @@ def _absolute(path: Path) -> Path:
     return expanded
 
 
-def _fingerprint(documents: Sequence[Document]) -> str:
+def fingerprint(documents: Sequence[Document]) -> str:
+    """SHA-256, in hex, of names and texts."""
     digest = hashlib.sha256()
     for document in documents:
         for field in (document.name, document.text):

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,23 @@ def _read_text(file: Path) -> str:
             f"{file}, line {line} (byte {error.start}): not UTF-8 text; convert it (for example "
             "with iconv -t utf-8) or leave it out"
         ) from error
+
+
+def read_lines(path: Path | None) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, or of standard input (None) as they come, without ends.
+
+    Raises UserError for a file that is missing, unreadable or not UTF-8.
+    """
+    if path is None:
+        for line in sys.stdin.buffer:
+            yield line.decode("utf-8", "replace").rstrip("\r\n")
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: name a text file with one input a line")
+    # Not splitlines(): it cuts at characters that are no line ends in a file.
+    text = _read_text(path)
+    lines = text.split("\n")
+    yield from (line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:

@@ -2,16 +2,15 @@
 
 import codecs
 import functools
-import json
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxseq.config import from_tree, read_json, to_tree, write_json
 from jaxseq.errors import UserError
 from jaxseq.typing import Int
 
@@ -113,8 +112,9 @@ class CharTokenizer:
     """The known characters, each once, without U+FFFD; they decide the order of the ids."""
 
     def __post_init__(self):
-        if UNKNOWN in self.characters or len(set(self.characters)) != len(self.characters):
-            raise ValueError("characters must be distinct and without U+FFFD")
+        known = self.characters
+        if not isinstance(known, str) or UNKNOWN in known or len(set(known)) != len(known):
+            raise ValueError("characters must be a string of distinct ones, without U+FFFD")
 
     @classmethod
     def train(cls, text: str) -> "CharTokenizer":
@@ -175,45 +175,26 @@ def _checked(ids: ArrayLike, vocab_size: int) -> Int[np.ndarray, " tokens"]:
     return array
 
 
-def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write `tokenizer` to `path` as a small JSON file, whole or not at all.
+def save_tokenizer(tokenizer: Any, path: Path) -> None:
+    """Write a tokenizer, which is a frozen dataclass, to `path` as JSON, whole or not at all.
 
     Raises UserError where the file cannot be written.
     """
-    match tokenizer:
-        case ByteTokenizer():
-            fields = {"type": "byte"}
-        case CharTokenizer(characters):
-            fields = {"type": "char", "characters": characters}
-        case _:
-            raise TypeError(f"cannot save a {type(tokenizer).__name__}")
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(json.dumps(fields) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        write_json(path, to_tree(tokenizer))
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror}; choose another run directory"
         ) from error
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Any:
     """Return the tokenizer that `save_tokenizer` wrote; UserError for a damaged file."""
-    mend = "restore it from a copy of the run directory, or train again"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; {mend}") from error
-    except ValueError as error:  # JSON and UTF-8 errors both
-        raise UserError(f"the tokenizer {path} is damaged ({error}); {mend}") from error
-    match fields:
-        case {"type": "byte"}:
-            return ByteTokenizer()
-        case {"type": "char", "characters": str(characters)}:
-            try:
-                return CharTokenizer(characters)
-            except ValueError as error:
-                raise UserError(f"the tokenizer {path} is damaged ({error}); {mend}") from error
-        case _:
-            raise UserError(f"the tokenizer {path} is of no known type; {mend}")
+        tokenizer = from_tree(read_json(path), str(path))
+    except (TypeError, ValueError) as error:  # a field is missing, or holds what it must not
+        (what, *_) = str(error).splitlines()
+        raise UserError(f"{path} is damaged ({what}); restore it from a copy") from error
+    if not is_dataclass(tokenizer):
+        raise UserError(f"{path} is damaged (it names no type); restore it from a copy")
+    return tokenizer

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxseq.decoding.cache import init_cache
+from jaxseq.decoding.recurrent import generate_with_carry
 from jaxseq.decoding.sampling import SamplingConfig, sample_token
 from jaxseq.decoding.streaming import receive, send
 from jaxseq.errors import UserError
@@ -20,8 +21,21 @@ from jaxseq.nn.transformer import unstack
 from jaxseq.typing import Array, Bool, Int, Key, PyTree
 
 
+@runtime_checkable
+class Carrying(Protocol):
+    """A model that is read token by token: a module whose state has one size at any length."""
+
+    def zero_carry(self, batch_size: int) -> PyTree:
+        """The state before the first token."""
+        ...
+
+    def read(self, tokens: Int[Array, "B T"], carry: PyTree) -> tuple[Array, PyTree]:
+        """Logits (B T V) of new tokens, and the state after them."""
+        ...
+
+
 def generate(
-    model: GPT,
+    model: GPT | Carrying,
     params: PyTree,
     prompt: Int[Array, "B P"],
     *,
@@ -44,27 +58,32 @@ def generate(
     ones before this returns. It is called in the calling thread; an exception out of it, or
     Ctrl-C, stops the generation at the next token and goes on to the caller.
 
+    A model that carries a state has no context to outgrow: its window is all of the text.
+
     `params` is the "params" collection. Each new prompt length or `max_new_tokens` compiles anew.
     Raises UserError when the prompt is empty or longer than the context, or `max_new_tokens` is
     below 1.
     """
-    length, context = prompt.shape[1], model.config.context
+    length = prompt.shape[1]
     if length < 1:
         raise UserError("the prompt is empty; --prompt must give at least one token")
-    if length > context:
+    if isinstance(model, GPT) and length > model.config.context:
+        context = model.config.context
         raise UserError(
             f"the prompt is {length} tokens long and the model's context {context}; "
             f"shorten --prompt by {length - context} tokens"
         )
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1")
+    program: Any = generate_with_cache if isinstance(model, GPT) else generate_with_carry
     if on_tokens is None:
-        return _generate(model, max_new_tokens, sampling, params, prompt, key, None)
+        return program(model, max_new_tokens, sampling, params, prompt, key, None)
     # Compiled here and not in the thread that will run it: jax.set_mesh and the like are settings
     # of this thread.
     arguments = params, prompt, key
-    program = _generate.lower(model, max_new_tokens, sampling, *arguments, np.int32(0)).compile()
-    return receive(functools.partial(program, *arguments), on_tokens)
+    fixed = model, max_new_tokens, sampling
+    compiled = program.lower(*fixed, *arguments, np.int32(0)).compile()
+    return receive(functools.partial(compiled, *arguments), on_tokens)
 
 
 class _State(NamedTuple):
@@ -78,7 +97,8 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _generate(model, max_new_tokens, sampling, params, prompt, key, stream):
+def generate_with_cache(model, max_new_tokens, sampling, params, prompt, key, stream):
+    """`generate` for a model with a key/value cache."""
     batch, length = prompt.shape
     context = model.config.context
     total, kept = length + max_new_tokens, max(1, context // 2)

@@ -1,7 +1,7 @@
 """GPT: a decoder-only Transformer language model (Radford et al. 2019; Brown et al. 2020)."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from jaxseq.typing import Array, Float, Int
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
     """The architecture. The defaults are GPT-2's choices at nanoGPT's laptop size."""
+
+    separates_documents: ClassVar[bool] = True
 
     vocab_size: int = 0
     """Tokens in the vocabulary; 0: as many as the tokenizer has."""
@@ -109,6 +111,10 @@ class GPTConfig:
                 "leave it at 0 to follow the data"
             )
         return resolved
+
+    def build(self, deterministic: bool = True) -> "GPT":
+        """The module; dropout is on where it is not deterministic."""
+        return GPT(self, deterministic)
 
 
 class GPT(nn.Module):

@@ -24,6 +24,7 @@ RULES: Rules = {
     "heads": "tensor",
     "mlp": "tensor",
     "vocab": "tensor",
+    "classes": None,
     "position": None,
     "norm": None,
     "layers": None,

@@ -3,17 +3,37 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from jaxseq.data.corpus import TextData
 from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.decoding.generate import generate
 from jaxseq.decoding.sampling import SamplingConfig
 from jaxseq.errors import UserError
-from jaxseq.models.gpt import GPT, GPTConfig
 from jaxseq.ops.losses import softmax_cross_entropy
+from jaxseq.tasks.contract import Evaluator
 from jaxseq.typing import Array, Float, Key, PyTree
+
+
+@runtime_checkable
+class LanguageModelConfig(Protocol):
+    """What a config of a language model offers: GPTConfig, RNNLMConfig, a fork's own."""
+
+    separates_documents: ClassVar[bool]
+    """The module takes `segments` and `positions`, and keeps packed documents apart."""
+
+    def resolve(self, *, vocab_size: int, context: int) -> Any:
+        """The config completed and checked; UserError names the option."""
+        ...
+
+    def build(self, deterministic: bool = True) -> Any:
+        """The module, which maps tokens (B T) to logits (B T V)."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,18 +43,29 @@ class LanguageModel:
     Packed batches hold `segments` and `positions` too.
     """
 
-    def resolve(self, model: GPTConfig, tokenizer: Tokenizer, context: int) -> GPTConfig:
-        """The model's config with the vocabulary and the context of the data filled in."""
-        return model.resolve(vocab_size=tokenizer.vocab_size, context=context)
+    def resolve(
+        self, model: LanguageModelConfig, data: TextData, tokenizer: Tokenizer
+    ) -> LanguageModelConfig:
+        """The model's config with the vocabulary and the context of the data filled in.
 
-    def init(self, model: GPTConfig, key: Key[Array, ""]) -> PyTree:
+        Raises UserError for an option out of range, and for packed documents where the model
+        cannot keep them apart.
+        """
+        if data.separate_documents and not model.separates_documents:
+            raise UserError(
+                f"{type(model).__name__} carries its state from one packed document into the "
+                "next; drop --data.separate-documents, or train a GPT"
+            )
+        return model.resolve(vocab_size=tokenizer.vocab_size, context=data.context)
+
+    def init(self, model: LanguageModelConfig, key: Key[Array, ""]) -> PyTree:
         """Fresh parameters, each in a box with the names of its axes."""
         tokens = jnp.zeros((1, 1), jnp.int32)
-        return GPT(model).init(key, tokens)["params"]
+        return model.build().init(key, tokens)["params"]
 
     def loss(
         self,
-        model: GPTConfig,
+        model: LanguageModelConfig,
         params: PyTree,
         batch: dict[str, Array],
         dropout_key: Key[Array, ""] | None = None,
@@ -43,43 +74,54 @@ class LanguageModel:
 
         Dropout is on where `dropout_key` is given.
         """
-        module = GPT(model, deterministic=dropout_key is None)
+        module = model.build(deterministic=dropout_key is None)
         logits = module.apply(
             {"params": params},
             batch["inputs"],
-            positions=batch.get("positions"),
-            segments=batch.get("segments"),
+            **{name: batch[name] for name in ("positions", "segments") if name in batch},
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
         assert isinstance(logits, Array)  # apply is typed for modules that return anything
         return softmax_cross_entropy(logits, batch["targets"], batch["mask"])
 
-    def metrics(self, loss_sum: float, tokens: float, text_bytes: float) -> dict[str, float]:
-        """What a loss summed over a whole split says.
+    def evaluator(self, model: LanguageModelConfig, tokenizer: Tokenizer) -> Evaluator:
+        """(params, batch) -> sums over the batch: loss, tokens, and bytes of text they spell."""
+        byte_lengths = jnp.asarray(tokenizer.byte_lengths)
+
+        @jax.jit
+        def totals(params: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
+            loss, tokens = self.loss(model, params, batch)
+            spelt = jnp.where(batch["mask"], byte_lengths[batch["targets"]], 0)
+            return {"loss": loss, "tokens": tokens, "bytes": spelt.sum()}
+
+        return totals
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        """What the evaluator's sums over a whole split say.
 
         loss = nats per token, perplexity = exp(loss), bits per byte = nats / (ln 2 x bytes of
         the text that the counted targets spell), the last comparable across tokenizers.
         """
-        loss = loss_sum / tokens
+        loss = totals["loss"] / totals["tokens"]
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": loss_sum / math.log(2) / text_bytes,
-            "tokens": tokens,
+            "bits_per_byte": totals["loss"] / math.log(2) / totals["bytes"],
+            "tokens": totals["tokens"],
         }
 
     def write(
         self,
-        model: GPTConfig,
+        model: LanguageModelConfig,
         params: PyTree,
         tokenizer: Tokenizer,
         prompt: str,
         max_new_tokens: int,
         sampling: SamplingConfig,
         seed: int,
-        show: Callable[[str], None],
+        to: Callable[[str], None],
     ) -> None:
-        """Gives the prompt and then each piece of new text to `show`, as it comes.
+        """Gives the prompt and then each piece of new text to `to`, as it comes.
 
         Raises UserError for a prompt with characters that the tokenizer does not know, and those
         of `decoding.generate`.
@@ -92,12 +134,26 @@ class LanguageModel:
         decoder = tokenizer.stream_decoder()
         lead = iter([prompt])  # shown with the first token, when nothing can be wrong any more
         generate(
-            GPT(model),
+            model.build(),
             params,
             jnp.asarray(tokenizer.encode(prompt))[None],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             key=jax.random.key(seed),
-            on_tokens=lambda tokens: show(next(lead, "") + decoder.decode(tokens)),
+            on_tokens=lambda tokens: to(next(lead, "") + decoder.decode(tokens)),
         )
-        show(decoder.decode([], final=True))
+        to(decoder.decode([], final=True))
+
+    def show(
+        self,
+        model: LanguageModelConfig,
+        params: PyTree,
+        tokenizer: Tokenizer,
+        inputs: tuple[str, ...],
+        folder: Path,
+    ) -> None:
+        """Prints 300 tokens behind each input; `folder` gets nothing."""
+        for prompt in inputs:
+            to = partial(print, end="", flush=True)
+            self.write(model, params, tokenizer, prompt, 300, SamplingConfig(), 0, to)
+            print()

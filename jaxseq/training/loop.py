@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseq.data.batches import TrainBatches, evaluation_batches, prefetch
+from jaxseq.data.batches import prefetch
 from jaxseq.errors import UserError
 from jaxseq.parallel.sharding import batch_sharding
 from jaxseq.training.checkpoints import Checkpoints
@@ -43,7 +43,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     experiment, corpus = opened.experiment, opened.corpus
     task, model, data = experiment.task, experiment.model, experiment.data
     num_steps = experiment.num_steps
-    batches = TrainBatches(corpus.train, data.batch_size, experiment.seed)
+    batches = data.train_batches(corpus, experiment.seed)
 
     # ---- devices and the compiled functions -------------------------------------------------
     mesh = experiment.mesh.build(data.batch_size)
@@ -59,7 +59,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
-    loss = jax.jit(partial(task.loss, model))
+    evaluator = task.evaluator(model, corpus.tokenizer)
 
     opened.write()
     with (
@@ -84,15 +84,14 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         ):
             size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             display.say(
-                f"{begun}: {size:,} parameters, {len(corpus.train):,} windows of {data.context} "
-                f"tokens, {mesh.size} of {jax.device_count()} {jax.default_backend()} devices"
+                f"{begun}: {size:,} parameters, {data.describe(corpus)}, {mesh.size} of "
+                f"{jax.device_count()} {jax.default_backend()} devices"
             )
 
-            def validate(state: TrainState, every: int) -> dict[str, float]:
+            def validate(state: TrainState, at_most: int | None = None) -> dict[str, float]:
                 begin = time.perf_counter()
-                chosen = evaluation_batches(corpus.validation, data.batch_size, every)
-                lengths = corpus.tokenizer.byte_lengths
-                metrics = task.metrics(*evaluate(loss, state.params, chosen, lengths, here))
+                chosen = data.evaluation_batches(corpus.validation, at_most)
+                metrics = task.metrics(evaluate(evaluator, state.params, chosen, here))
                 display.pause(time.perf_counter() - begin)
                 return metrics
 
@@ -110,8 +109,6 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
                     log.write(step, "train", values | {"tokens_per_second": speed})
 
             # ---- the loop -------------------------------------------------------------------
-            some = data.batch_size * experiment.evaluation_batches
-            every = max(len(corpus.validation) // some, 1)
             pending, saved, begin = None, start, time.perf_counter()
             for index, batch in prefetch(batches, start, num_steps):
                 state, metrics = train_step(state, jax.device_put(batch, here))
@@ -131,7 +128,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
                 settle(pending)
                 pending, validation_loss = None, None
                 if evaluating:
-                    found = validate(state, every)
+                    found = validate(state, experiment.evaluation_batches)
                     validation_loss = found["loss"]
                     log.write(step, "validation", found)
                     display.say(f"step {step}: validation loss {validation_loss:.4f}")
@@ -145,7 +142,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
             settle(pending)
 
             # ---- the end --------------------------------------------------------------------
-            final = validate(state, every=1)
+            final = validate(state)
             if saved < num_steps:
                 log.write(num_steps, "validation", final)
                 checkpoints.save(state, num_steps, final["loss"])

@@ -2,7 +2,7 @@
 
 config.json       the resolved experiment
 tokenizer.json    the tokenizer
-run.json          command, versions, devices and data of every start
+run.json          command, versions and devices of every start; what tells the data
 checkpoints/      Orbax checkpoints
 metrics.jsonl     one row of metrics a line
 tensorboard/      the same for TensorBoard
@@ -15,13 +15,14 @@ import platform
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
 import jaxseq
 from jaxseq.config import read_json, to_tree, write_json
 from jaxseq.data.corpus import Corpus
-from jaxseq.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from jaxseq.data.tokenizers import load_tokenizer, save_tokenizer
 from jaxseq.errors import UserError
 from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.training.checkpoints import Checkpoints
@@ -62,7 +63,11 @@ class OpenedRun:
             save_tokenizer(self.corpus.tokenizer, self.run_dir / TOKENIZER_FILE)
             write_json(
                 self.run_dir / RUN_FILE,
-                {"corpus": self.corpus.fingerprint, "starts": [*starts, start]},
+                {
+                    "corpus": self.corpus.fingerprint,
+                    "inputs": self.corpus.inputs,
+                    "starts": [*starts, start],
+                },
             )
             write_json(self.run_dir / CONFIG_FILE, to_tree(self.experiment))
         except OSError as error:
@@ -88,7 +93,7 @@ def open_run_directory(experiment: Experiment, run_dir: Path) -> OpenedRun:
     data = experiment.data.resolve()
     tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE) if resuming else None
     corpus = data.load(tokenizer)
-    model = experiment.task.resolve(experiment.model, corpus.tokenizer, data.context)
+    model = experiment.task.resolve(experiment.model, data, corpus.tokenizer)
     experiment = dataclasses.replace(experiment, model=model, data=data)
     if resuming:
         check_same(run_dir, read_experiment(run_dir), experiment)
@@ -112,9 +117,12 @@ class TrainedRun:
     """A run read back: its experiment, its tokenizer and the parameters of one checkpoint."""
 
     experiment: Experiment
-    tokenizer: Tokenizer
+    tokenizer: Any
+    """The kind that the experiment's data makes."""
     params: PyTree
     step: int
+    inputs: tuple[str, ...]
+    """Held-out inputs to show the model on."""
 
 
 def read_run(run_dir: Path, checkpoint: str = "last") -> TrainedRun:
@@ -144,4 +152,5 @@ def read_run(run_dir: Path, checkpoint: str = "last") -> TrainedRun:
                 f"{', '.join(map(str, steps))}"
             )
         state = checkpoints.restore(like, step)
-    return TrainedRun(experiment, tokenizer, state.params, step)
+    inputs = tuple(read_json(run_dir / RUN_FILE)["inputs"])
+    return TrainedRun(experiment, tokenizer, state.params, step, inputs)

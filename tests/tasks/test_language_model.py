@@ -8,16 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseq.data.corpus import TextData
 from jaxseq.data.packing import Windows
 from jaxseq.data.tokenizers import CharTokenizer
 from jaxseq.decoding.sampling import SamplingConfig
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPT, GPTConfig
+from jaxseq.models.rnn_lm import RNNLMConfig
 from jaxseq.tasks.language_model import LanguageModel
 
 TASK = LanguageModel()
 TOKENIZER = CharTokenizer.train("abcdefg\u00e9 ")
-MODEL = TASK.resolve(GPTConfig(num_layers=1, width=8, num_heads=2, dropout=0.5), TOKENIZER, 6)
+DATA = TextData(context=6)
+MODEL = TASK.resolve(GPTConfig(num_layers=1, width=8, num_heads=2, dropout=0.5), DATA, TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +71,34 @@ def test_dropout_is_on_where_a_key_is_given(params):
     assert len({plain, first, other}) == 3
 
 
+def test_the_evaluator_sums_losses_tokens_and_the_bytes_they_spell(params):
+    batch = windows(["abc def g\u00e9 cab"], separate=False)
+    found = TASK.evaluator(MODEL, TOKENIZER)(params, batch)
+    loss, tokens = TASK.loss(MODEL, params, batch)
+    # Every character but the first is a target, and \u00e9 is two bytes.
+    assert {k: float(v) for k, v in found.items()} == {
+        "loss": pytest.approx(float(loss), rel=1e-6),
+        "tokens": float(tokens),
+        "bytes": len("bc def g\u00e9 cab".encode()),
+    }
+
+
+def test_packed_documents_need_a_model_that_keeps_them_apart():
+    packed = TextData(context=6, separate_documents=True)
+    TASK.resolve(GPTConfig(num_layers=1, width=8, num_heads=2), packed, TOKENIZER)
+    with pytest.raises(UserError, match=r"--data.separate-documents"):
+        TASK.resolve(RNNLMConfig(), packed, TOKENIZER)
+
+
 def test_metrics_are_their_formulas():
-    found = TASK.metrics(20.0, 10.0, 12.0)
+    found = TASK.metrics({"loss": 20.0, "tokens": 10.0, "bytes": 12.0})
     assert found == {
         "loss": 2.0,
         "perplexity": pytest.approx(math.e**2),
         "bits_per_byte": pytest.approx(20 / math.log(2) / 12),
         "tokens": 10.0,
     }
-    assert math.isfinite(TASK.metrics(1e6, 10.0, 12.0)["perplexity"])
+    assert math.isfinite(TASK.metrics({"loss": 1e6, "tokens": 10.0, "bytes": 12.0})["perplexity"])
 
 
 def test_text_is_shown_as_it_comes_and_the_prompt_first(params):

@@ -1,0 +1,74 @@
+"""What a recurrent encoder-decoder writes for a source, in one compiled program."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseq.decoding.beam import beam_search, greedy_search, repeat_rows
+from jaxseq.models.rnn_seq2seq import RNNSeq2Seq
+from jaxseq.ops.precision import accumulator
+from jaxseq.typing import Array, Float, Int, PyTree
+
+
+@functools.partial(
+    jax.jit,
+    static_argnums=0,
+    static_argnames=("beam_size", "max_length", "start_token", "end_token", "length_penalty"),
+)
+def translate(
+    module: RNNSeq2Seq,
+    params: PyTree,
+    source: Int[Array, "B S"],
+    source_lengths: Int[Array, "B"],
+    *,
+    beam_size: int,
+    max_length: int,
+    start_token: int,
+    end_token: int,
+    length_penalty: float = 0.0,
+) -> tuple[Int[Array, "B L"], Int[Array, "B"], Float[Array, "B"], Float[Array, "B L S"]]:
+    """The best target found for each source: (tokens, lengths, scores, alignments).
+
+    L is `max_length`. `lengths` counts tokens before the end token; behind them stands `end_token`.
+    Row t of `alignments` is where the decoder looked as it wrote token t, the end token included,
+    and 0 behind it. `beam_size` 1 is greedy search; see `decoding.beam` for both, and for the
+    scores. `params` is the "params" collection. Each new shape compiles anew.
+
+    Raises ValueError naming the argument that is out of range.
+    """
+    variables = {"params": nn.meta.unbox(params)}
+    module = module.clone(deterministic=True)
+
+    def run(method: str, *arguments: Any) -> Any:
+        return module.apply(variables, *arguments, method=method)
+
+    encoded = run("encode", source, source_lengths)
+    carry = run("start", encoded)
+    wide = encoded if beam_size == 1 else repeat_rows(encoded, beam_size)
+
+    def step(tokens, carry):
+        logits, _, carry = run("decode_step", tokens, carry, wide)
+        return jax.nn.log_softmax(logits.astype(accumulator(logits.dtype))), carry
+
+    options = {
+        "batch_size": source.shape[0],
+        "max_length": max_length,
+        "start_token": start_token,
+        "end_token": end_token,
+        "length_penalty": length_penalty,
+    }
+    if beam_size == 1:
+        tokens, lengths, scores = greedy_search(step, carry, **options)
+    else:
+        carry = repeat_rows(carry, beam_size)
+        found = beam_search(step, carry, beam_size=beam_size, **options)
+        tokens, lengths, scores = (x[:, 0] for x in found)
+
+    # One reading of the result is cheaper than every hypothesis's alignments on the way to it.
+    inputs = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start_token)
+    written = jnp.minimum(lengths + 1, max_length)
+    _, alignments = run("__call__", source, source_lengths, inputs, written)
+    return tokens, lengths, scores, alignments

@@ -1,0 +1,55 @@
+"""What the training room asks of a task, of its model's config and of its data.
+
+Nothing inherits from these: an experiment's parts offer the methods, and a type checker compares.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxseq.typing import Array, Float, Key, PyTree
+
+Evaluator = Callable[[PyTree, dict[str, Array]], dict[str, Any]]
+"""(params, batch) -> numbers by name, to be added up over the batches of a split."""
+
+
+class Task(Protocol):
+    """What a batch means."""
+
+    def resolve(self, model: Any, data: Any, tokenizer: Any) -> Any:
+        """The model's config completed by the data and checked; UserError names the option."""
+        ...
+
+    def init(self, model: Any, key: Key[Array, ""]) -> PyTree:
+        """Fresh parameters, each in a box with the names of its axes."""
+        ...
+
+    def loss(
+        self, model: Any, params: PyTree, batch: dict[str, Array], dropout_key: Any = None
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """(sum of losses, how many were summed); dropout is on where a key is given."""
+        ...
+
+    def evaluator(self, model: Any, tokenizer: Any) -> Evaluator:
+        """The function that sums what `metrics` needs; it compiles what it wants compiled."""
+        ...
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        """The metrics of a split from its sums; one of them is "loss"."""
+        ...
+
+    def show(
+        self, model: Any, params: PyTree, tokenizer: Any, inputs: tuple[str, ...], folder: Path
+    ) -> None:
+        """Prints what the trained model makes of some held-out inputs; pictures go to `folder`."""
+        ...
+
+
+class Predictor(Protocol):
+    """A task that answers lines of text."""
+
+    def predict(
+        self, model: Any, params: PyTree, tokenizer: Any, lines: Iterable[str]
+    ) -> Iterator[dict[str, Any]]:
+        """One JSON object a line, in order."""
+        ...

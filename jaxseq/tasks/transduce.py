@@ -1,0 +1,224 @@
+"""Sequence to sequence: write a target for every source."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseq.data.pairs import PairBatches, PairTokenizer
+from jaxseq.data.ragged import collate, room
+from jaxseq.decoding.transduce import translate
+from jaxseq.errors import UserError
+from jaxseq.models.rnn_seq2seq import RNNSeq2Seq, RNNSeq2SeqConfig
+from jaxseq.ops.alignment import coverage_loss
+from jaxseq.ops.losses import softmax_cross_entropy
+from jaxseq.ops.padding import valid_steps
+from jaxseq.tasks.contract import Evaluator
+from jaxseq.tasks.edit_distance import edit_distance
+from jaxseq.tasks.lines import GROUP, grouped
+from jaxseq.typing import Array, Float, Key, PyTree
+
+PICTURE = "attention.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Transduce:
+    """A batch holds what `PairTokenizer.example` makes of a pair, with a leading batch axis."""
+
+    beam_size: int = 4
+    """Hypotheses kept in decoding; 1: greedy."""
+    length_penalty: float = 0.0
+    """Exponent of the length by which hypotheses are compared (Wu et al. 2016); 0: by their log
+    probability alone."""
+    coverage: float = 0.0
+    """Weight of the loss for looking twice at one place (See et al. 2017, arXiv:1704.04368)."""
+    second_score_ignores: str = ""
+    """Characters of target tokens that a second pair of metrics leaves out: "012" are the stress
+    marks of phonemes."""
+
+    def resolve(
+        self, model: RNNSeq2SeqConfig, data: PairBatches, tokenizer: PairTokenizer
+    ) -> RNNSeq2SeqConfig:
+        """The model's config with the vocabularies filled in; UserError for a bad option."""
+        if self.beam_size < 1:
+            raise UserError(f"--task.beam-size is {self.beam_size}; it must be at least 1")
+        for name in ("length_penalty", "coverage"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(
+                    f"--task.{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or "
+                    "more"
+                )
+        return model.resolve(
+            source_vocab_size=len(tokenizer.source), target_vocab_size=len(tokenizer.target)
+        )
+
+    def init(self, model: RNNSeq2SeqConfig, key: Key[Array, ""]) -> PyTree:
+        """Fresh parameters, each in a box with the names of its axes."""
+        one = jnp.zeros((1, 1), jnp.int32)
+        return RNNSeq2Seq(model).init(key, one, one[0] + 1, one)["params"]
+
+    def loss(
+        self,
+        model: RNNSeq2SeqConfig,
+        params: PyTree,
+        batch: dict[str, Array],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Cross-entropy in nats: (sum over target tokens and ends, their number).
+
+        With `coverage`, that much of `ops.alignment.coverage_loss` on top.
+        """
+        module = RNNSeq2Seq(model, deterministic=dropout_key is None)
+        names = ("source", "source_lengths", "inputs", "target_lengths")
+        logits, weights = module.apply(
+            {"params": params},
+            *(batch[name] for name in names),
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        inside = valid_steps(batch["target_lengths"], batch["targets"].shape[1])
+        loss, tokens = softmax_cross_entropy(logits, batch["targets"], inside)
+        if self.coverage:
+            assert isinstance(weights, Array)  # apply is typed for modules that return anything
+            loss = loss + self.coverage * coverage_loss(weights, inside)[0]
+        return loss, tokens
+
+    def evaluator(self, model: RNNSeq2SeqConfig, tokenizer: PairTokenizer) -> Evaluator:
+        """(params, batch) -> sums over the batch: loss, and edits between decoded and reference."""
+        loss = jax.jit(partial(self.loss, model))
+
+        def totals(params: PyTree, batch: dict[str, Array]) -> dict[str, Any]:
+            loss_sum, tokens = loss(params, batch)
+            found, _, _, _ = self._decode(model, params, tokenizer, batch)
+            found, targets, lengths = jax.device_get(
+                (found, batch["targets"], batch["target_lengths"])
+            )
+            real = lengths > 0
+            pairs = [
+                (tokenizer.target_units(written), tokenizer.target_units(reference))
+                for written, reference in zip(found[real], targets[real], strict=True)
+            ]
+            sums = {"loss": loss_sum, "tokens": tokens, "pairs": len(pairs)}
+            sums |= {"units": sum(len(reference) for _, reference in pairs)}
+            sums |= _score(pairs, "")
+            if self.second_score_ignores:
+                dropped = str.maketrans("", "", self.second_score_ignores)
+                bare = [
+                    [unit.translate(dropped) for unit in side] for pair in pairs for side in pair
+                ]
+                sums |= _score(list(zip(bare[::2], bare[1::2], strict=True)), "_ignoring")
+            return sums
+
+        return totals
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        """What the evaluator's sums over a whole split say.
+
+        loss = nats per target token; token_error_rate = edits (insertions, deletions and
+        substitutions) per token of the references; exact = the share of targets without an edit;
+        both once more without the characters that `second_score_ignores` names.
+        """
+        found = {"loss": totals["loss"] / totals["tokens"]}
+        for suffix in ("", "_ignoring"):
+            if f"edits{suffix}" in totals:
+                rate = totals[f"edits{suffix}"] / max(totals["units"], 1)
+                found[f"token_error_rate{suffix}"] = rate
+                found[f"exact{suffix}"] = totals[f"exact{suffix}"] / totals["pairs"]
+        return found | {"pairs": totals["pairs"]}
+
+    def predict(
+        self,
+        model: RNNSeq2SeqConfig,
+        params: PyTree,
+        tokenizer: PairTokenizer,
+        lines: Iterable[str],
+    ) -> Iterator[dict[str, Any]]:
+        """{"input", "output", "score"} for each line; the score is the output's log probability."""
+        for line, units, score, _ in self._answers(model, params, tokenizer, lines):
+            yield {"input": line, "output": tokenizer.join(units), "score": round(score, 4)}
+
+    def show(
+        self,
+        model: RNNSeq2SeqConfig,
+        params: PyTree,
+        tokenizer: PairTokenizer,
+        inputs: tuple[str, ...],
+        folder: Path,
+    ) -> None:
+        """Prints each input with its output; `folder` gets a picture of where the model looked."""
+        maps = []
+        for line, units, _, weights in self._answers(model, params, tokenizer, inputs):
+            print(f"{line}  ->  {tokenizer.join(units)}")
+            maps.append((tokenizer.source_units(line), units, weights))
+        draw_alignments(maps, folder / PICTURE)
+        print(f"where it looked: {folder / PICTURE}")
+
+    def _answers(
+        self,
+        model: RNNSeq2SeqConfig,
+        params: PyTree,
+        tokenizer: PairTokenizer,
+        lines: Iterable[str],
+    ) -> Iterator[tuple[str, list[str], float, np.ndarray]]:
+        """(line, target units, log probability, alignments (units and end, source)) for each."""
+        for group in grouped(lines):
+            examples = [tokenizer.example(line) for line in group]
+            batch = collate(examples, GROUP, room(examples))
+            found = jax.device_get(self._decode(model, params, tokenizer, batch))
+            for line, example, tokens, _, score, weights in zip(
+                group, examples, *found, strict=False
+            ):
+                units = tokenizer.target_units(tokens)
+                seen = weights[: len(units) + 1, : example["source_lengths"]]
+                yield line, units, float(score), seen
+
+    def _decode(
+        self, model: RNNSeq2SeqConfig, params: PyTree, tokenizer: PairTokenizer, batch: Any
+    ) -> tuple[Array, Array, Array, Array]:
+        """(tokens, lengths, scores, alignments) of the best target found for each source."""
+        return translate(
+            RNNSeq2Seq(model),
+            params,
+            jnp.asarray(batch["source"]),
+            jnp.asarray(batch["source_lengths"]),
+            beam_size=self.beam_size,
+            # Room enough that no sensible target is cut; decoding ends when all rows have.
+            max_length=2 * batch["source"].shape[1] + 8,
+            start_token=tokenizer.start,
+            end_token=tokenizer.end,
+            length_penalty=self.length_penalty,
+        )
+
+
+def _score(pairs: list[tuple[list[str], list[str]]], suffix: str) -> dict[str, int]:
+    edits = [edit_distance(written, reference) for written, reference in pairs]
+    return {f"edits{suffix}": sum(edits), f"exact{suffix}": edits.count(0)}
+
+
+def draw_alignments(maps: list[tuple[list[str], list[str], np.ndarray]], path: Path) -> None:
+    """A picture of each (source units, target units, weights (targets and end, sources))."""
+    from matplotlib.figure import Figure  # half a second that only this needs
+
+    columns = min(len(maps), 3)
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained")
+    for place, (sources, targets, weights) in enumerate(maps, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+        axes.set_xticks(range(len(sources)), [_visible(unit) for unit in sources])
+        axes.set_yticks(
+            range(weights.shape[0]), [*map(_visible, targets), "end"][: weights.shape[0]]
+        )
+        axes.xaxis.tick_top()
+        axes.set_xlabel("source")
+        axes.set_ylabel("written")
+    figure.savefig(path, dpi=120)
+
+
+def _visible(unit: str) -> str:
+    return "\u2423" if unit == " " else unit
