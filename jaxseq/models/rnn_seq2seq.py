@@ -12,6 +12,7 @@ from jaxseq.nn.alignment import SEQUENTIAL, Alignment, AlignmentKind, Memory
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.recurrent import CellName, RecurrentStack
+from jaxseq.ops.padding import valid_steps
 from jaxseq.typing import Array, Float, Int, PyTree
 
 
@@ -230,7 +231,7 @@ class RNNSeq2Seq(nn.Module):
 def _valid(tokens: Array, lengths: Array | None) -> Array:
     if lengths is None:
         return jnp.ones(tokens.shape, bool)
-    return jnp.arange(tokens.shape[1])[None] < lengths[:, None]
+    return valid_steps(lengths, tokens.shape[1])
 
 
 def _last(tokens: Array, lengths: Array) -> Array:

@@ -15,6 +15,7 @@ from jaxseq.ops.alignment import (
     hide_padding,
     location_features,
 )
+from jaxseq.ops.padding import valid_steps
 from jaxseq.typing import Array, Bool, Float, Int
 
 AlignmentKind = Literal["additive", "dot", "general", "concat", "location", "coverage"]
@@ -90,7 +91,7 @@ class Alignment(nn.Module):
         """
         visible = jnp.ones(memory.shape[:2], bool)
         if lengths is not None:
-            visible = jnp.arange(memory.shape[1])[None] < lengths[:, None]
+            visible = valid_steps(lengths, memory.shape[1])
             memory = hide_padding(memory, visible)
         keys = memory if self.kind == "dot" else self.memory(memory)
         return Memory(memory, keys, visible)

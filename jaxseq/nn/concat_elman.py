@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.nn.parameters import parameter
-from jaxseq.nn.recurrent import INPUT_INIT, State, zero_padding
+from jaxseq.nn.recurrent import INPUT_INIT, State
 from jaxseq.ops.elman import Activation, elman
 from jaxseq.ops.linear import linear
+from jaxseq.ops.padding import zero_padding
 from jaxseq.typing import Array, Float, Int
 
 

@@ -33,6 +33,7 @@ from jaxseq.ops.elman import Activation, elman
 from jaxseq.ops.gru import gru
 from jaxseq.ops.linear import linear
 from jaxseq.ops.lstm import lstm
+from jaxseq.ops.padding import zero_padding
 from jaxseq.typing import Array, Float, Int, PyTree
 
 Carry = PyTree
@@ -344,13 +345,3 @@ def state_mask(module: Elman | LSTM | GRU, batch_size: int) -> Float[Array, "B F
         return None
     shape = (batch_size, module.features)
     return jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, shape) / (1 - rate)
-
-
-def zero_padding(
-    x: Float[Array, "B T D"], lengths: Int[Array, "B"] | None
-) -> Float[Array, "B T D"]:
-    """x with zeros, whatever was there, from step lengths[b] on."""
-    if lengths is None:
-        return x
-    valid = jnp.arange(x.shape[1])[None] < lengths[:, None]
-    return jnp.where(valid[:, :, None], x, 0)

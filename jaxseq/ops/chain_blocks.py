@@ -60,47 +60,34 @@ def sweep(
     del scan
     steps, directions, states, batch = factors.shape
     count = num_blocks(steps, batch, states)
-    inputs = [
-        (
-            _cut(factors[:, g], count, 1.0),
-            None if restarts is None else _cut(restarts[:, g], count, True),
-        )
-        for g in range(directions)
-    ]
+    matrices = jnp.stack(weights)
+    inputs = _cut(factors, count, 1.0), None if restarts is None else _cut(restarts, count, True)
 
-    def run(messages, inputs):
-        def step(messages, inputs):
-            following, sums = [], []
-            for message, matrix, (factors, restart) in zip(messages, weights, inputs, strict=True):
-                rows, total = _sums(matrix, message)
-                predicted = rows / jnp.maximum(total, jnp.finfo(total.dtype).tiny)[None]
-                if restart is not None:
-                    predicted = jnp.where(restart, 1, predicted)
-                following.append(factors * predicted)
-                sums.append((rows, total[None]))
-            return tuple(following), tuple(sums)
+    def run(message, inputs):
+        def step(message, inputs):
+            factors, restart = inputs
+            rows, total = _sums(matrices, message)
+            predicted = rows / jnp.maximum(total, jnp.finfo(total.dtype).tiny)
+            if restart is not None:
+                predicted = jnp.where(restart, 1, predicted)
+            return factors * predicted, (rows, total)
 
-        return lax.scan(step, messages, inputs)
+        return lax.scan(step, message, inputs)
 
-    def hand_on(messages):
-        return tuple(_shift(a, start) for a, start in zip(messages, first, strict=True))
-
-    lanes = jnp.ones((states, count * batch), first.dtype)
-    sums = _settle(run, (lanes,) * directions, inputs, hand_on, count)
-    sums = [_join(jnp.concatenate(each, axis=1), steps, batch) for each in sums]
-    return jnp.stack(sums, axis=1)
+    flat = jnp.ones((directions, states, count * batch), first.dtype)
+    sums = _settle(run, flat, inputs, lambda ends: _shift(ends, first), count)
+    return _join(jnp.concatenate(sums, axis=2), steps, batch)
 
 
-def _sums(matrix: Array, message: Array) -> tuple[Array, Array]:
-    """matrix^T message (C, L) and the sum of the message (L)."""
-    states = matrix.shape[0]
+def _sums(matrices: Array, message: Array) -> tuple[Array, Array]:
+    """matrix^T message (G, C, L) and the sum of the message (G, 1, L) for each direction."""
+    states = message.shape[1]
     if states > _UNROLLED:
-        rows = jnp.matmul(matrix.T, message, precision=lax.Precision.HIGHEST)
-        return rows, jnp.sum(message, axis=0)
-    rows, total = matrix[0][:, None] * message[0][None], message[0]
-    for i in range(1, states):
-        rows, total = rows + matrix[i][:, None] * message[i][None], total + message[i]
-    return rows, total
+        rows = jnp.einsum("gij,gil->gjl", matrices, message, precision=lax.Precision.HIGHEST)
+        return rows, jnp.sum(message, axis=1, keepdims=True)
+    each = [message[:, i, None] for i in range(states)]
+    rows = [matrices[:, i, :, None] * each[i] for i in range(states)]
+    return reduce(jnp.add, rows), reduce(jnp.add, each)
 
 
 def _sweep_forward(scan: Callable[..., Array], *arguments) -> tuple[Array, tuple]:
@@ -205,21 +192,22 @@ def score(potentials: Potentials, states: Int[Array, "T B"]) -> Float[Array, "B"
 
 
 def _cut(x: Array, count: int, filler: float | bool) -> Array:
-    """(steps, C, B) to (step within the block, C, lanes), lanes = (block, sequence), filled up.
+    """(steps, ..., B) to (step within the block, ..., lanes), lanes = (block, sequence), filled up.
 
     Lanes last, because they are many and states are few: every operation is one of long vectors.
     """
-    steps, states, batch = x.shape
+    steps, *between, batch = x.shape
     length = -(-steps // count)
-    x = jnp.pad(x, ((0, count * length - steps), (0, 0), (0, 0)), constant_values=filler)
-    return x.reshape(count, length, states, batch).transpose(1, 2, 0, 3).reshape(length, states, -1)
+    filled = [(0, count * length - steps)] + [(0, 0)] * (x.ndim - 1)
+    x = jnp.pad(x, filled, constant_values=filler).reshape(count, length, *between, batch)
+    return jnp.moveaxis(x, 0, -2).reshape(length, *between, count * batch)
 
 
 def _join(x: Array, steps: int, batch: int) -> Array:
     """`_cut` undone."""
-    length, states, lanes = x.shape
-    x = x.reshape(length, states, lanes // batch, batch).transpose(2, 0, 1, 3)
-    return x.reshape(-1, states, batch)[:steps]
+    length, *between, lanes = x.shape
+    x = jnp.moveaxis(x.reshape(length, *between, lanes // batch, batch), -2, 0)
+    return x.reshape(-1, *between, batch)[:steps]
 
 
 def _shift(ends: Array, start: Array) -> Array:

@@ -197,8 +197,9 @@ def _harmed(
     """Whether any sum, or total, that counts is too small and not a hard zero."""
     threshold = _threshold(potentials)
     valid = potentials.valid
-    least = jnp.min(jnp.where(used, swept, 1), axis=(0, 1, 2), initial=1)
-    least = jnp.minimum(least, jnp.min(jnp.where(valid, found.totals, 1), axis=0))
+    # Over states first, without the mask: a third of the time of one reduction of it all.
+    least = jnp.min(jnp.where(used[:, :, 0], jnp.min(swept, axis=2), 1), initial=1)
+    least = jnp.minimum(least, jnp.min(jnp.where(valid, found.totals, 1)))
 
     def by_state() -> Array:
         finite = jnp.swapaxes(potentials.emissions, 1, 2) > -jnp.inf
@@ -216,7 +217,7 @@ def _harmed(
             harmed |= jnp.any((after < threshold) & followed & valid[1:, None])
         return harmed
 
-    return lax.cond(jnp.any(least < threshold), by_state, lambda: jnp.zeros((), bool))
+    return lax.cond(least < threshold, by_state, lambda: jnp.zeros((), bool))
 
 
 def _follow(possible: Bool[Array, "T C B"], transitions: Float[Array, "C C"]) -> Array:

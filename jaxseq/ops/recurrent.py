@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseq.ops.linear import linear
+from jaxseq.ops.padding import valid_steps, zero_padding
 from jaxseq.ops.precision import accumulator
 from jaxseq.typing import Array, Float, Int
 
@@ -74,8 +75,8 @@ def recur(
         carry = (jnp.zeros((batch, recurrent_kernel.shape[0]), wide),) * num_states
     valid = None
     if lengths is not None:
-        valid = jnp.arange(steps)[:, None] < lengths[None, :]
-        x = jnp.where(valid.T[:, :, None], x, 0)
+        valid = valid_steps(lengths, steps).T
+        x = zero_padding(x, lengths)
     rule = Rule(cell, reverse, jnp.dtype(dtype or x.dtype))
     x_gates = linear(x.swapaxes(0, 1).astype(wide), kernel.astype(wide), dtype=rule.dtype)
     if recurrent_bias is not None:

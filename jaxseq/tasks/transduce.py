@@ -108,10 +108,11 @@ class Transduce:
             sums |= _score(pairs, "")
             if self.second_score_ignores:
                 dropped = str.maketrans("", "", self.second_score_ignores)
-                bare = [
-                    [unit.translate(dropped) for unit in side] for pair in pairs for side in pair
-                ]
-                sums |= _score(list(zip(bare[::2], bare[1::2], strict=True)), "_ignoring")
+
+                def bare(units: list[str]) -> list[str]:
+                    return [unit.translate(dropped) for unit in units]
+
+                sums |= _score([(bare(one), bare(other)) for one, other in pairs], "_ignoring")
             return sums
 
         return totals
