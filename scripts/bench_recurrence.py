@@ -7,8 +7,6 @@ that JAX sees. ratio = seconds of "scan" / seconds of the form, in the same roun
 faster than the loop); the last column is what "auto" takes, over the best of the other three.
 """
 
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import cast
 
@@ -16,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from bench import interleaved, machine, spread
 
 from jaxseq.nn.linear_recurrent import MinGRU
 from jaxseq.ops.recurrence import Method, linear_recurrence
@@ -39,7 +38,7 @@ def bench_recurrence(
         rounds: How often each form is timed, in turns.
     """
     device = jax.devices()[0]
-    print(f"jax {jax.__version__} on {device.device_kind} ({device.platform}), float32")
+    print(f"{device.device_kind} ({device.platform}), float32; {machine('jax')}")
     print(f"batch {batch_size}, features {features}, {rounds} rounds; median ms, ratio [quartiles]")
     cell = MinGRU(features)
     for num_steps in lengths:
@@ -52,7 +51,8 @@ def bench_recurrence(
             check_equal(forward[method](params, x), expected, method)
             check_equal(both[method](params, x), both["scan"](params, x), method)
         for what, forms in (("forward", forward), ("forward+backward", both)):
-            print(f"  T {num_steps:5d} {what:16s} {row(interleaved(forms, params, x, rounds))}")
+            runs = {method: partial(form, params, x) for method, form in forms.items()}
+            print(f"  T {num_steps:5d} {what:16s} {row(interleaved(runs, rounds))}")
 
 
 def outputs(cell: MinGRU, method: Method, params: PyTree, x: Array) -> Array:
@@ -78,31 +78,12 @@ def check_equal(actual: PyTree, expected: PyTree, method: str) -> None:
             raise SystemExit(f"'{method}' differs from 'scan' by {error:.1e} of the largest value")
 
 
-def interleaved(
-    forms: Mapping[Method, Callable[..., PyTree]], params: PyTree, x: Array, rounds: int
-) -> dict[Method, np.ndarray]:
-    """Seconds of each form in each round.
-
-    The order changes from round to round, because the one before leaves caches and heap behind.
-    """
-    seconds: dict[Method, list[float]] = {method: [] for method in forms}
-    rng = np.random.default_rng(0)
-    for _ in range(rounds):
-        for i in rng.permutation(len(forms)):
-            method = list(forms)[i]
-            start = time.perf_counter()
-            jax.block_until_ready(forms[method](params, x))
-            seconds[method].append(time.perf_counter() - start)
-    return {method: np.array(times) for method, times in seconds.items()}
-
-
 def row(seconds: dict[Method, np.ndarray]) -> str:
     """Median milliseconds and ratio to the loop of each form, and how far "auto" is off."""
     cells = []
     for method, times in seconds.items():
-        low, middle, high = np.percentile(seconds["scan"] / times, (25, 50, 75))
-        spread = "" if method == "scan" else f" {middle:.2f} [{low:.2f}, {high:.2f}]"
-        cells.append(f"{method} {1e3 * np.median(times):.2f}{spread}")
+        ratio = "" if method == "scan" else f" {spread(seconds['scan'] / times)}"
+        cells.append(f"{method} {1e3 * np.median(times):.2f}{ratio}")
     best = min((times for method, times in seconds.items() if method != "auto"), key=np.median)
     return f"{'  '.join(cells)}  auto/best {np.median(seconds['auto'] / best):.2f}"
 

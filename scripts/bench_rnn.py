@@ -12,18 +12,14 @@ compares each side's best mode.
 """
 
 import dataclasses
-import multiprocessing
-import os
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
+from bench import Side, machine, spread
 
 Arrays = dict[str, np.ndarray]
 Cell = Literal["elman", "lstm", "gru"]
@@ -61,7 +57,7 @@ def bench_rnn(
         rounds: How often every mode is timed.
         seed: Seed of weights and input.
     """
-    print(machine())
+    print(machine("jax", "torch"))
     for cell in cells:
         for shape in shapes:
             case = Case(cell, *SHAPES[shape])
@@ -108,37 +104,11 @@ def report(name: str, seconds: dict[tuple[str, str], np.ndarray]) -> None:
     print(f"  {name:16s} best     ratio {spread(best['torch'] / best['jaxseq'])}")
 
 
-def spread(values: np.ndarray, scale: float = 1.0) -> str:
-    """Median and quartiles."""
-    low, middle, high = np.percentile(values * scale, (25, 50, 75))
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def largest_error(theirs: Arrays, ours: Arrays) -> float:
     """The largest difference between arrays of one name, as a share of the largest entry."""
     if theirs.keys() != ours.keys():
         raise SystemExit(f"the two sides answer {sorted(theirs)} and {sorted(ours)}")
     return max(float(np.abs(theirs[n] - ours[n]).max() / np.abs(theirs[n]).max()) for n in theirs)
-
-
-class Side:
-    """A library in a process of its own, which answers questions one at a time."""
-
-    def __init__(self, serve: Serve, case: Case):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, case), daemon=True)
-        process.start()
-        theirs.close()  # so that a side that dies is noticed at once
-
-    def ask(self, *question: Any) -> Any:
-        """The answer of the other process."""
-        self.connection.send(question)
-        return self.connection.recv()
-
-    def close(self) -> None:
-        """Ends the other process."""
-        self.connection.send(())
 
 
 def answer(connection: Connection, make: Callable[..., Callable], **functions: Callable) -> None:
@@ -241,17 +211,6 @@ def torch_side(connection: Connection, case: Case) -> None:
         return {"y": y.numpy(), "x": dx.numpy(), **from_torch(gradients, case.cell)["layer_0"]}
 
     answer(connection, make, check=check, weights=weights)
-
-
-def machine() -> str:
-    """What the figures were measured on and with."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch"))
-    return (
-        f"{names[0]}, {len(names)} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, {libraries}"
-    )
 
 
 if __name__ == "__main__":

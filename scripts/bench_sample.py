@@ -9,11 +9,8 @@ same round / this side's: above 1 is faster than the best of transformers.
 """
 
 import dataclasses
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import flax.linen as nn
@@ -23,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 import tyro
+from bench import machine
 
 from jaxseq.decoding.generate import generate
 from jaxseq.decoding.sampling import SamplingConfig
@@ -73,7 +71,7 @@ def bench_sample(
         rounds: Timed generations of each side, taken in turns.
         seed: Seed of the weights and the prompt.
     """
-    print(machine())
+    print(machine("jax", "torch", "transformers"))
     for name in cases:
         case = CASES[name]
         print(f"\n{name}: {case}")
@@ -231,20 +229,6 @@ def hugging_face_weights(params: PyTree) -> dict[str, torch.Tensor]:
             weights[f"h.{layer}.mlp.c_fc.{theirs}"] = blocks["mlp"]["in"][ours][layer]
             weights[f"h.{layer}.mlp.c_proj.{theirs}"] = blocks["mlp"]["out"][ours][layer]
     return {f"transformer.{name}": torch.tensor(weight) for name, weight in weights.items()}
-
-
-def machine() -> str:
-    """What the figures were measured on and with."""
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return (
-        f"{names[0]}, {len(names)} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}"
-    )
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ mode's, in the same round: above 1 is faster than the best of PyTorch.
 """
 
 import dataclasses
-import multiprocessing
-import os
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import numpy as np
 import tyro
+from bench import Side, machine, spread
 
 Arrays = dict[str, np.ndarray]
 Step = Callable[[], Any]
@@ -70,7 +67,7 @@ def bench_train(
         steps_per_round=steps_per_round or shape.steps_per_round,
         unroll_layers=unroll_layers or shape.num_layers,
     )
-    print(machine())
+    print(machine("jax", "flax", "torch"))
     print(f"{config}: {shape}")
     draw = np.random.default_rng(seed).integers
     batch = draw(0, shape.vocab_size, (2, shape.batch_size, shape.context), dtype=np.int32)
@@ -97,37 +94,14 @@ def report(shape: Config, seconds: dict[str, np.ndarray]) -> None:
     """Prints a line for each mode: median, quartiles, tokens/s, ratio to PyTorch's best."""
     best = min((s for mode, s in seconds.items() if "torch" in mode), key=np.median)
     for mode, taken in seconds.items():
-        low, middle, high = np.percentile(taken, (25, 50, 75))
-        ratio_low, ratio, ratio_high = np.percentile(best / taken, (25, 50, 75))
+        speed = shape.batch_size * shape.context / np.median(taken)
         print(
-            f"  {mode:24s} {1e3 * middle:8.1f} ms [{1e3 * low:.1f}, {1e3 * high:.1f}]"
-            f" {shape.batch_size * shape.context / middle:8.0f} tokens/s"
-            f"   ratio {ratio:.2f} [{ratio_low:.2f}, {ratio_high:.2f}]"
+            f"  {mode:24s} {spread(taken, 1e3)} ms {speed:8.0f} tokens/s"
+            f"   ratio {spread(best / taken)}"
         )
     exact = {mode: taken for mode, taken in seconds.items() if "float32" in mode}
     best = min((taken for mode, taken in exact.items() if "torch" in mode), key=np.median)
-    ratios = np.percentile(best / exact["jaxseq float32"], (25, 50, 75))
-    print("  float32 against PyTorch's best float32: {1:.2f} [{0:.2f}, {2:.2f}]".format(*ratios))
-
-
-class Side:
-    """A library in a process of its own, which answers questions one at a time."""
-
-    def __init__(self, serve: Callable[[Connection, Config], None], shape: Config):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, shape), daemon=True)
-        process.start()
-        theirs.close()  # so that a side that dies is noticed at once
-
-    def ask(self, *question: Any) -> Any:
-        """The answer of the other process."""
-        self.connection.send(question)
-        return self.connection.recv()
-
-    def close(self) -> None:
-        """Ends the other process."""
-        self.connection.send(())
+    print(f"  float32 against PyTorch's best float32: {spread(best / exact['jaxseq float32'])}")
 
 
 def answer(connection: Connection, functions: dict[str, Callable], modes: dict[str, Step]) -> None:
@@ -329,20 +303,6 @@ def to_torch(params: dict) -> Arrays:
         out |= linear(f"blocks.{i}.up", mlp["in"])
         out |= linear(f"blocks.{i}.down", mlp["out"])
     return out
-
-
-def machine() -> str:
-    """Processor, cores and versions."""
-    with open("/proc/cpuinfo") as file:
-        lines = file.read().splitlines()
-    name = next((x.split(": ")[1] for x in lines if x.startswith("model name")), platform.machine())
-    flags = next((x.split(": ")[1].split() for x in lines if x.startswith("flags")), [])
-    bfloat16 = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
-    packages = ", ".join(f"{p} {version(p)}" for p in ("jax", "flax", "torch"))
-    return (
-        f"{name}, {len(os.sched_getaffinity(0))} cores, bfloat16 by {bfloat16 or 'emulation'}; "
-        f"Python {platform.python_version()}, {packages}"
-    )
 
 
 if __name__ == "__main__":
