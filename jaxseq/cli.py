@@ -193,7 +193,7 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
-def _rounded(value: float) -> str:
+def _rounded(value: float | int) -> str:
     return f"{value:,.4f}" if value % 1 else f"{value:,.0f}"
 
 

@@ -22,7 +22,10 @@ from jaxseq.ops.chain_potentials import (
     finite_or_zero,
     like,
     log_sum_exp,
+    of_all_steps,
+    of_step,
     prepare,
+    steps_of,
     time_sum,
 )
 from jaxseq.ops.chain_score import score
@@ -216,13 +219,12 @@ def entropy(chain: Chain, *, method: Method = "auto") -> Float[Array, "B"]:
     potentials = prepare(chain)
     if method == "associative":
         return _entropy_of_marginals(potentials)
-    shared, per_step = log_space.split_transitions(potentials)
 
     @jax.checkpoint  # a gradient keeps (alpha, H) of each step and no C x C array
     def step(carry, inputs):
         alpha, before = carry
         emissions, transitions, valid = inputs
-        transitions = shared if transitions is None else transitions
+        transitions = of_step(potentials, transitions)
         predicted, choice = _choices(alpha, transitions)
         after = jnp.sum(jnp.exp(choice) * (before[:, :, None] - finite_or_zero(choice)), axis=1)
         following, _ = log_space.normalise(predicted + emissions)
@@ -230,7 +232,7 @@ def entropy(chain: Chain, *, method: Method = "auto") -> Float[Array, "B"]:
         return (jnp.where(keep, following, alpha), jnp.where(keep, after, before)), None
 
     alpha, _ = log_space.normalise(potentials.emissions[0])
-    inputs = potentials.emissions[1:], per_step, potentials.valid[1:]
+    inputs = potentials.emissions[1:], steps_of(potentials), potentials.valid[1:]
     (alpha, before), _ = lax.scan(step, (alpha, jnp.zeros_like(alpha)), inputs)
     total = jnp.sum(jnp.exp(alpha) * (before - finite_or_zero(alpha)), axis=1)
     return jnp.where(potentials.valid[0], total, 0)
@@ -239,9 +241,7 @@ def entropy(chain: Chain, *, method: Method = "auto") -> Float[Array, "B"]:
 def _entropy_of_marginals(potentials: Potentials) -> Array:
     alpha, _ = log_space.associative_forward(potentials)
     nodes, _ = log_space.normalise(alpha + log_space.associative_backward(potentials))
-    shared, per_step = log_space.split_transitions(potentials)
-    transitions = shared[None] if per_step is None else per_step
-    _, choice = _choices(alpha[:-1], transitions)
+    _, choice = _choices(alpha[:-1], of_all_steps(potentials))
     local = -jnp.sum(jnp.exp(choice) * finite_or_zero(choice), axis=-2)
     into = jnp.where(potentials.valid[1:], jnp.sum(jnp.exp(nodes[1:]) * local, axis=-1), 0)
     ends = -jnp.sum(jnp.exp(nodes) * finite_or_zero(nodes), axis=-1)

@@ -6,18 +6,22 @@ With E = exp(transitions - largest) and x_t = exp(emissions_t - largest), both a
     forward   s_t = p_{t-1} E          p_t = x_t s_t / sum(p_{t-1})        log n_t = log sum(p_t)
     backward  b_t = q_{t+1} E^T        q_t = x_t b_t / sum(q_{t+1})
 
-A column of ones beside E makes the sum part of the same product, so that a step is one matmul and
-one fused elementwise kernel, and both directions run side by side as one batched matmul: on CPUs
-about 4 us a step where logsumexp over every pair of states takes 30.
+A row of ones under E^T makes the sum part of the same product, so that a step is one matmul and one
+fused elementwise kernel, and both directions run side by side as one batched matmul: on CPUs a few
+microseconds a step where logsumexp over every pair of states takes tens.
 
-What underflow may do. Every number lost, in E, x, p or a product, is below `tiny`, the smallest
-normal float, and a sum s_t[j] loses at most about 3 C of them. So if no s_t[j] lies below
-C x 64 tiny / eps (float32: C x 6e-30), each is right to a 20th of eps and, by induction over t, so
-is every message; likewise b, the normalisers, and Z_t = sum(p_t b_t), of which the marginals are
-shares. A p_t[j] that is itself lost is no harm: where all sums of the next step are large without
-it, its posterior is below 1e-7. Emissions may thus differ by any amount; what trips the check is
-transitions that differ by more than about exp(34), or a state that the future needs and the past
-all but excluded.
+What underflow may do. Every number lost, in E, x, p, q or a product, is below `tiny`, the smallest
+normal float, and a sum over states loses at most about 3 C of them.
+
+Forward, if no s_t[j] lies below 64 C tiny / eps (float32: C x 6e-30), each is right to a 20th of
+eps, and so, by induction over t, is every message. A p_t[j] that is itself lost is no harm: all
+sums of the next step are large without it. Emissions may thus differ by any amount; what trips the
+test is transitions that differ by more than about exp(34), or a state that the future might need
+and the past all but excludes.
+
+Backward, paths that are first lost at step t weigh at most 3 C tiny beside Z_t = sum(p_t b_t),
+with p_t of sum 1 and exact, and b_t in the scale of its sums. If no Z_t lies below the same
+threshold, each step loses at most a 20th of eps of all paths, and no marginal can lose more.
 
 Sums that are zero for another reason, hard zeros, must not trip it: a small s_t[j] counts where j
 follows, by finite transitions, a state that is possible at t - 1, i.e. has s_{t-1} > 0 and finite
@@ -134,8 +138,7 @@ def forward(
     scale = jnp.log(_positive(found.before)) + jnp.log(_positive(found.totals))
     alpha = jnp.swapaxes(potentials.emissions, 1, 2) - factors.largest_emission[:, None]
     alpha += jnp.log(found.sums) - scale[:, None]
-    used = potentials.valid[1:, None, None]
-    harmed = _harmed(potentials, found, swept, used)
+    harmed = _harmed(potentials, found)
     return jnp.swapaxes(alpha, 1, 2), _normalizers(factors, found.totals), harmed
 
 
@@ -146,8 +149,8 @@ def forward_backward(
     factors = _exponentiate(potentials)
     x, weights, valid = factors.emissions, factors.transitions, potentials.valid
     # The backward direction meets the steps from the last one on, and restarts in the padding.
-    used = jnp.stack([valid[1:], valid[:0:-1]], axis=1)[:, :, None]
-    restarts = ~used & jnp.array([False, True])[None, :, None, None]
+    ends = ~valid[:0:-1]
+    restarts = jnp.stack([jnp.zeros_like(ends), ends], axis=1)[:, :, None]
     swept = _sweep(
         jnp.stack([x[0], x[-1]]),
         (weights, weights.T),
@@ -170,8 +173,8 @@ def forward_backward(
     nodes = joint * share[:, None]
     q *= jnp.where(counts[1:], share[:-1], 0)[:, None]
     edges = weights[None] * jnp.einsum("tib,tjb->bij", p[:-1], q, precision=EXACT)
-    harmed = _harmed(potentials, found, swept, used)
-    harmed |= jnp.any(counts & (z < _threshold(potentials)))
+    lost = z[:-1] * after[:, -1] < _threshold(potentials)
+    harmed = _harmed(potentials, found) | jnp.any(counts[1:] & lost)
     return Posteriors(log_partition, jnp.swapaxes(nodes, 1, 2), edges), harmed
 
 
@@ -188,39 +191,19 @@ def _threshold(potentials: Potentials) -> float:
     return 64 * potentials.emissions.shape[-1] * float(info.tiny) / float(info.eps)
 
 
-def _harmed(
-    potentials: Potentials,
-    found: _Forward,
-    swept: Float[Array, "_ G _ B"],
-    used: Bool[Array, "_ G 1 B"],
-) -> Bool[Array, ""]:
-    """Whether any sum, or total, that counts is too small and not a hard zero."""
-    threshold = _threshold(potentials)
-    valid = potentials.valid
-    # Over states first, without the mask: a third of the time of one reduction of it all.
-    least = jnp.min(jnp.where(used[:, :, 0], jnp.min(swept, axis=2), 1), initial=1)
-    least = jnp.minimum(least, jnp.min(jnp.where(valid, found.totals, 1)))
+def _harmed(potentials: Potentials, found: _Forward) -> Bool[Array, ""]:
+    """Whether a sum s_t[j], or a total, of the forward pass is too small and not a hard zero."""
+    threshold, valid = _threshold(potentials), potentials.valid
+    least = jnp.minimum(jnp.min(found.sums, axis=1), found.totals)
 
     def by_state() -> Array:
-        finite = jnp.swapaxes(potentials.emissions, 1, 2) > -jnp.inf
-        possible = (found.sums > 0) & finite
-        few = (found.totals < threshold) & valid & jnp.any(possible, axis=1)
-        reached = _follow(possible[:-1], potentials.transitions)
-        small = swept[:, 0, :-1] < threshold
-        harmed = jnp.any(few) | jnp.any(small & reached & valid[1:, None])
-        if swept.shape[1] == 2:
-            after = swept[::-1, 1, :-1]
-            goes_on = jnp.concatenate([valid[2:], jnp.zeros_like(valid[1:2])])
-            sums = jnp.concatenate([after[1:], jnp.ones_like(after[:1])])
-            possible = ((sums > 0) | ~goes_on[:, None]) & finite[1:]
-            followed = _follow(possible, potentials.transitions.T)
-            harmed |= jnp.any((after < threshold) & followed & valid[1:, None])
-        return harmed
+        possible = (found.sums > 0) & (jnp.swapaxes(potentials.emissions, 1, 2) > -jnp.inf)
+        few = (found.totals < threshold) & jnp.any(possible, axis=1)
+        may = (potentials.transitions > -jnp.inf).astype(found.sums.dtype)
+        before = possible[:-1].astype(may.dtype)
+        reached = jnp.einsum("tib,ij->tjb", before, may, precision=EXACT) > 0
+        small = jnp.any((found.sums[1:] < threshold) & reached, axis=1)
+        return jnp.any(few & valid) | jnp.any(small & valid[1:])
 
+    least = jnp.min(jnp.where(valid, least, 1))
     return lax.cond(least < threshold, by_state, lambda: jnp.zeros((), bool))
-
-
-def _follow(possible: Bool[Array, "T C B"], transitions: Float[Array, "C C"]) -> Array:
-    """Which states follow a possible one."""
-    may = (transitions > -jnp.inf).astype(transitions.dtype)
-    return jnp.einsum("tib,ij->tjb", possible.astype(may.dtype), may, precision=EXACT) > 0

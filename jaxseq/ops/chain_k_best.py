@@ -14,8 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseq.ops.chain_log_space import split_transitions
-from jaxseq.ops.chain_potentials import Chain, Potentials, finite_or_zero, prepare
+from jaxseq.ops.chain_potentials import (
+    Chain,
+    Potentials,
+    finite_or_zero,
+    of_step,
+    prepare,
+    steps_of,
+)
 from jaxseq.ops.chain_score import score
 from jaxseq.typing import Array, Float, Int
 
@@ -44,12 +50,11 @@ def _best_scores(
 ) -> tuple[Float[Array, "T K B C"], Float[Array, "steps K B C"]]:
     """The k best scores of paths that end in each state, up to a constant of each step, with the
     emission of that step and, from the second step on, without."""
-    shared, per_step = split_transitions(potentials)
     _, batch, size = potentials.emissions.shape
 
     def step(values, inputs):
         emissions, transitions, valid = inputs
-        transitions = shared if transitions is None else transitions
+        transitions = of_step(potentials, transitions)
         into = jnp.swapaxes(transitions, 0, 1)[:, None]  # C 1 B C
         candidates = values.transpose(2, 0, 1)[..., None] + into
         sums = _largest(candidates.reshape(size, k, batch * size), k).reshape(k, batch, size)
@@ -62,7 +67,7 @@ def _best_scores(
     first = jnp.full((k, batch, size), -jnp.inf, potentials.emissions.dtype)
     alone = potentials.valid[0][:, None] | (jnp.arange(size)[None] == 0)
     first = first.at[0].set(jnp.where(alone, potentials.emissions[0], -jnp.inf))
-    inputs = (potentials.emissions[1:], per_step, potentials.valid[1:])
+    inputs = (potentials.emissions[1:], steps_of(potentials), potentials.valid[1:])
     _, (values, sums) = lax.scan(step, first, inputs)
     return jnp.concatenate([first[None], values]), sums
 
@@ -97,7 +102,6 @@ def _trace(
     ends: Float[Array, "K B"],
 ) -> Int[Array, "T B K"]:
     """The states of the paths that end with the scores `ends`."""
-    shared, per_step = split_transitions(potentials)
     k, batch = ends.shape
     rows = jnp.arange(batch)[:, None]
 
@@ -105,7 +109,7 @@ def _trace(
         state, rank = place
         before, sums, transitions, valid = inputs
         if transitions is None:
-            into = shared[0][:, state]
+            into = potentials.transitions[:, state]
         else:
             into = jnp.moveaxis(transitions[rows, :, state], -1, 0)
         targets = sums[:, rows, state]  # K B K: all scores at the states that the paths are in
@@ -119,7 +123,7 @@ def _trace(
     targets = jnp.broadcast_to(ends[:, :, None], (k, batch, k))
     ranks = jnp.broadcast_to(jnp.arange(k)[None], (batch, k))
     last = _locate(values[-1], anywhere, targets, ranks)
-    inputs = (values[:-1], sums, per_step, potentials.valid[1:])
+    inputs = (values[:-1], sums, steps_of(potentials), potentials.valid[1:])
     (first, _), states = lax.scan(step, last, inputs, reverse=True)
     return jnp.concatenate([first[None], states])
 

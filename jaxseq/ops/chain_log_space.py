@@ -16,7 +16,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseq.ops.chain_potentials import Potentials, finite_or_zero, log_sum_exp, time_sum
+from jaxseq.ops.chain_potentials import (
+    Potentials,
+    finite_or_zero,
+    log_sum_exp,
+    of_all_steps,
+    of_step,
+    steps_of,
+    time_sum,
+)
 from jaxseq.typing import Array, Float
 
 
@@ -39,14 +47,13 @@ def forward(potentials: Potentials) -> tuple[Float[Array, "T B C"], Float[Array,
 
     def step(alpha, inputs):
         emissions, transitions = inputs
-        transitions = shared if transitions is None else transitions
+        transitions = of_step(potentials, transitions)
         scores = log_sum_exp(alpha[:, :, None] + transitions, axis=1) + emissions
         alpha, normalizer = normalise(scores)
         return alpha, (alpha, normalizer)
 
-    shared, per_step = split_transitions(potentials)
     first, normalizer = normalise(potentials.emissions[0])
-    inputs = (potentials.emissions[1:], per_step)
+    inputs = (potentials.emissions[1:], steps_of(potentials))
     _, (alpha, normalizers) = lax.scan(step, first, inputs)
     return _put_first(first, alpha), _put_first(normalizer, normalizers)
 
@@ -56,26 +63,16 @@ def backward(potentials: Potentials) -> Float[Array, "T B C"]:
 
     def step(beta, inputs):
         emissions, transitions, ends = inputs
-        transitions = shared if transitions is None else transitions
+        transitions = of_step(potentials, transitions)
         beta = log_sum_exp(transitions + (emissions + beta)[:, None, :], axis=2)
         beta -= finite_or_zero(jnp.max(beta, axis=1, keepdims=True))
         beta = jnp.where(ends[:, None], 0, beta)
         return beta, beta
 
-    shared, per_step = split_transitions(potentials)
     last = jnp.zeros_like(potentials.emissions[0])
-    inputs = (potentials.emissions[1:], per_step, ~potentials.valid[1:])
+    inputs = (potentials.emissions[1:], steps_of(potentials), ~potentials.valid[1:])
     _, beta = lax.scan(step, last, inputs, reverse=True)
     return jnp.concatenate([beta, last[None]])
-
-
-def split_transitions(
-    potentials: Potentials,
-) -> tuple[Float[Array, "1 C C"] | None, Float[Array, "steps B C C"] | None]:
-    """The transitions as (shared, None) or (None, one for each step to scan over)."""
-    if potentials.transitions.ndim == 2:
-        return potentials.transitions[None], None
-    return None, potentials.transitions
 
 
 def posteriors(
@@ -99,20 +96,20 @@ def posteriors(
     nodes = jnp.where(counts[..., None], jnp.exp(log_nodes), 0)
     after = finite_or_zero(normalizers + weights)[1:, :, None]
     after = potentials.emissions[1:] + beta[1:] - after
-    shared, per_step = split_transitions(potentials)
+    shared = potentials.transitions.ndim == 2
 
     def step(total, inputs):
         before, transitions, after, counts = inputs
-        transitions = shared if transitions is None else transitions
+        transitions = of_step(potentials, transitions)
         edges = jnp.exp(before[:, :, None] + transitions + after[:, None, :])
         edges = jnp.where(counts[:, None, None], edges, 0)
-        return (total, edges) if shared is None else (total + edges, None)
+        return (total + edges, None) if shared else (total, edges)
 
     states = alpha.shape[-1]
-    shape = () if shared is None else (alpha.shape[1], states, states)
-    inputs = (alpha[:-1], per_step, after, counts[1:])
+    shape = (alpha.shape[1], states, states) if shared else ()
+    inputs = (alpha[:-1], steps_of(potentials), after, counts[1:])
     total, edges = lax.scan(step, jnp.zeros(shape, alpha.dtype), inputs)
-    return Posteriors(log_partition, nodes, edges if shared is None else total)
+    return Posteriors(log_partition, nodes, total if shared else edges)
 
 
 def _put_first(first: Array, others: Array) -> Array:
@@ -158,9 +155,7 @@ def _prefixes(potentials: Potentials, into: Array, total: Callable[..., Array]) 
 
 def _matrices(potentials: Potentials) -> Float[Array, "steps B C C"]:
     """Transitions and emissions into every step but the first."""
-    shared, per_step = split_transitions(potentials)
-    transitions = shared[None] if per_step is None else per_step
-    return transitions + potentials.emissions[1:, :, None, :]
+    return of_all_steps(potentials) + potentials.emissions[1:, :, None, :]
 
 
 def _products(

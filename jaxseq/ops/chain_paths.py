@@ -7,8 +7,17 @@ from jax import lax
 from jaxseq.ops import chain_blocks
 from jaxseq.ops.chain import by_method, forward_messages, score
 from jaxseq.ops.chain_k_best import k_best
-from jaxseq.ops.chain_log_space import associative_best, split_transitions
-from jaxseq.ops.chain_potentials import Chain, Method, Potentials, finite_or_zero, prepare
+from jaxseq.ops.chain_log_space import associative_best
+from jaxseq.ops.chain_potentials import (
+    Chain,
+    Method,
+    Potentials,
+    finite_or_zero,
+    of_all_steps,
+    of_step,
+    prepare,
+    steps_of,
+)
 from jaxseq.typing import Array, Float, Int, Key
 
 __all__ = ["k_best", "sample", "viterbi"]
@@ -46,27 +55,26 @@ def _best_scores(potentials: Potentials) -> Float[Array, "T B C"]:
     Only the maxima are kept: the argmax is found again along the one best path, which costs a
     C-th of finding it for every state, and argmax is slow on CPUs.
     """
-    shared, per_step = split_transitions(potentials)
 
     def step(best, inputs):
         emissions, transitions = inputs
-        transitions = shared if transitions is None else transitions
+        transitions = of_step(potentials, transitions)
         best = jnp.max(best[:, :, None] + transitions, axis=1) + emissions
         best -= finite_or_zero(jnp.max(best, axis=1, keepdims=True))
         return best, best
 
     first = potentials.emissions[0]
-    _, best = lax.scan(step, first, (potentials.emissions[1:], per_step))
+    _, best = lax.scan(step, first, (potentials.emissions[1:], steps_of(potentials)))
     return jnp.concatenate([first[None], best])
 
 
 def _trace(potentials: Potentials, best: Float[Array, "T B C"]) -> Int[Array, "T B"]:
-    shared, per_step = _transitions_out(potentials)
+    steps = _steps_out(potentials)
 
     def step(state, inputs):
         best, transitions, valid, last = inputs
         if transitions is None:
-            into = shared[0].T[state]
+            into = potentials.transitions.T[state]
         else:
             into = jnp.take_along_axis(transitions, state[:, None, None], axis=2)[..., 0]
         scores = jnp.where(last[:, None], best, best + into)
@@ -75,15 +83,15 @@ def _trace(potentials: Potentials, best: Float[Array, "T B C"]) -> Int[Array, "T
 
     state = jnp.zeros(best.shape[1], jnp.int32)
     _, states = lax.scan(
-        step, state, (best, per_step, potentials.valid, potentials.last), reverse=True
+        step, state, (best, steps, potentials.valid, potentials.last), reverse=True
     )
     return jnp.where(potentials.valid, states, 0)
 
 
 def _associative_trace(potentials: Potentials, best: Float[Array, "T B C"]) -> Int[Array, "T B"]:
     """The composition, from each step on, of the maps from a state to the best one before it."""
-    shared, per_step = _transitions_out(potentials)
-    transitions = shared[None] if per_step is None else per_step
+    steps = _steps_out(potentials)
+    transitions = of_all_steps(potentials) if steps is None else steps
     scores = jnp.where(potentials.last[..., None, None], 0, transitions) + best[..., None]
     before = jnp.argmax(scores, axis=-2).astype(jnp.int32)
 
@@ -94,12 +102,10 @@ def _associative_trace(potentials: Potentials, best: Float[Array, "T B C"]) -> I
     return jnp.where(potentials.valid, states, 0)
 
 
-def _transitions_out(potentials: Potentials) -> tuple[Array | None, Array | None]:
-    """The transitions out of every step, zeros out of the last, as `split_transitions` has them."""
-    shared, per_step = split_transitions(potentials)
-    if per_step is not None:
-        per_step = jnp.pad(per_step, [(0, 1), (0, 0), (0, 0), (0, 0)])
-    return shared, per_step
+def _steps_out(potentials: Potentials) -> Array | None:
+    """The transitions out of every step, zeros out of the last; None where shared."""
+    steps = steps_of(potentials)
+    return None if steps is None else jnp.pad(steps, [(0, 1), (0, 0), (0, 0), (0, 0)])
 
 
 def sample(key: Key[Array, ""], chain: Chain, num_samples: int) -> Int[Array, "M B T"]:
@@ -109,13 +115,13 @@ def sample(key: Key[Array, ""], chain: Chain, num_samples: int) -> Int[Array, "M
     """
     potentials = prepare(chain)
     alpha, _ = forward_messages(potentials, "scan")
-    shared, per_step = _transitions_out(potentials)
+    steps = _steps_out(potentials)
     time, batch, _ = potentials.emissions.shape
 
     def step(state, inputs):  # state: M B
         alpha, transitions, last, valid, t = inputs
         if transitions is None:
-            into = shared[0].T[state]
+            into = potentials.transitions.T[state]
         else:
             into = jnp.swapaxes(transitions, 1, 2)[jnp.arange(batch)[None], state]
         logits = alpha[None] + jnp.where(last[None, :, None], 0, into)
@@ -124,6 +130,6 @@ def sample(key: Key[Array, ""], chain: Chain, num_samples: int) -> Int[Array, "M
         return state, state
 
     start = jnp.zeros((num_samples, batch), jnp.argmax(alpha[0], axis=-1).dtype)
-    inputs = (alpha, per_step, potentials.last, potentials.valid, jnp.arange(time))
+    inputs = (alpha, steps, potentials.last, potentials.valid, jnp.arange(time))
     _, states = lax.scan(step, start, inputs, reverse=True)
     return states.transpose(1, 2, 0)

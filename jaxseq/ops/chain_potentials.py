@@ -66,6 +66,22 @@ def prepare(chain: Chain) -> Potentials:
     return Potentials(emissions, transitions, valid, last)
 
 
+def steps_of(potentials: Potentials) -> Float[Array, "steps B C C"] | None:
+    """The transitions into each step but the first, for a scan over time; None where shared."""
+    return potentials.transitions if potentials.transitions.ndim == 4 else None
+
+
+def of_step(potentials: Potentials, step: Array | None) -> Float[Array, "#B C C"]:
+    """The transitions of one step that `steps_of` gave; the shared ones for None."""
+    return potentials.transitions[None] if step is None else step
+
+
+def of_all_steps(potentials: Potentials) -> Float[Array, "_ #B C C"]:
+    """The transitions into each step but the first, or the shared ones as if of one step."""
+    shape = potentials.transitions.shape
+    return potentials.transitions.reshape((1,) * (4 - len(shape)) + shape)
+
+
 def check_shapes(chain: Chain) -> None:
     """Raises ValueError where the potentials of a chain do not fit together, naming the one."""
     batch, time, states = chain.emissions.shape
