@@ -32,7 +32,7 @@ experiment = Experiment(
         batch_size=128,
     ),
     optimizer=Optimizer(learning_rate=3e-3, schedule="linear", final_fraction=0.0),
-    num_steps=5000,
+    num_steps=8000,
     evaluate_every=1000,
     evaluation_batches=4,
     checkpoint_every=1000,

@@ -17,11 +17,25 @@ NANOGPT_LOSS = 1.898
 """nanoGPT's laptop configuration after the same tokens, over the same split."""
 
 
+DEEP: list[object] = [
+    *("--model.num-layers", 4, "--model.width", 128, "--model.mlp-hidden", 256),
+]
+"""What cells without a nonlinearity from step to step are stacked like."""
+
+MODELS: dict[str, list[object]] = {
+    "gpt": [],
+    "lstm": ["--model.cell", "lstm"],
+    "gru": ["--model.cell", "gru"],
+    "mingru": ["--model.cell", "mingru", *DEEP],
+    "rglru": ["--model.cell", "rglru", *DEEP],
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Trains, evaluates and prints a table; see the head of this file."""
 
-    models: tuple[str, ...] = ("gpt", "lstm", "gru", "mingru", "rglru")
+    models: tuple[str, ...] = tuple(MODELS)
     """"gpt", or a cell of `experiments/rnn_char.py`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each."""
@@ -37,12 +51,11 @@ def measure_shakespeare(options: Options) -> None:
     print("|---|---|---|---|---|---|")
     for model in options.models:
         file = "gpt_shakespeare.py" if model == "gpt" else "rnn_char.py"
-        chosen = [] if model == "gpt" else ["--model.cell", model]
         results = [
             measure(
                 file,
                 options.runs / f"{model}-{seed}",
-                ["--seed", seed, "--data.path", text, *chosen],
+                ["--seed", seed, "--data.path", text, *MODELS[model]],
             )
             for seed in options.seeds
         ]

@@ -119,21 +119,21 @@ def check_tags(
     `sentences` (B, T) holds numbers of `tags`, `lengths` (B,) how many of each row count. The
     error names sentence, word (both from 1) and the tags concerned.
     """
+    initial = final = np.ones(len(tags), bool)
+    follows = np.ones((len(tags), len(tags)), bool)
     allowed = legality(tags, scheme)
     if allowed is not None:
-        allowed = Allowed(*(np.asarray(each) for each in allowed))
+        initial, follows, final = (np.asarray(each) for each in allowed)
     for b, (row, length) in enumerate(zip(sentences, lengths, strict=True)):
         row = row[:length]
         for t, tag in enumerate(row):
             place = f"sentence {b + 1}, word {t + 1}"
             if not 0 <= tag < len(tags):
                 raise UserError(f"{place}: tag number {tag} is not one of {len(tags)} tags")
-            if allowed is None:
-                continue
             mend = f"is illegal under scheme {scheme}; mend the tags or use scheme none"
-            if t == 0 and not allowed.initial[tag]:
+            if t == 0 and not initial[tag]:
                 raise UserError(f"{place}: {tags[tag]} at the start {mend}")
-            if t > 0 and not allowed.transitions[row[t - 1], tag]:
+            if t > 0 and not follows[row[t - 1], tag]:
                 raise UserError(f"{place}: {tags[tag]} after {tags[row[t - 1]]} {mend}")
-            if t == length - 1 and not allowed.final[tag]:
+            if t == length - 1 and not final[tag]:
                 raise UserError(f"{place}: {tags[tag]} at the end {mend}")

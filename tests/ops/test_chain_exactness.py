@@ -46,6 +46,20 @@ def random(scale: float, spread: float, zeros: float = 0, impossible: float = 0)
     return Chain(emissions, transitions, lengths=np.array([T, 1, 0, T // 2]))
 
 
+def dead_end() -> Chain:
+    """A state that nothing follows, and one that nothing leads to."""
+    chain = random(1, 1)
+    chain.transitions[2], chain.transitions[:, 3] = -np.inf, -np.inf
+    return chain
+
+
+def out_of_reach() -> Chain:
+    """A state that all evidence is for and no path can reach."""
+    transitions = np.array([[0.0, 0.0, -np.inf], [0.0, 0.0, -np.inf], [-np.inf, -np.inf, 0.0]])
+    emissions = np.random.default_rng(3).normal(size=(2, T, 3)) + np.array([0.0, 0.0, 5.0])
+    return Chain(emissions, transitions, np.array([[0.0, 0.0, -np.inf]]))
+
+
 CASES = {
     # name: chain, whether underflow does harm
     "rare transition, strong evidence": (rare_transition(1e-9, 1), False),
@@ -56,6 +70,8 @@ CASES = {
     "emissions of scale 100": (random(100, 3), False),
     "transitions of scale 100": (random(10, 100), True),
     "hard zeros": (random(1, 1, zeros=0.5), False),
+    "a dead end": (dead_end(), False),
+    "out of reach": (out_of_reach(), True),
     "impossible observations": (random(3, 1, impossible=0.4), False),
 }
 
@@ -102,7 +118,7 @@ def test_ten_thousand_steps_of_a_hundred_states() -> None:
 
 
 def test_shared_transitions_are_never_copied_to_every_step() -> None:
-    batch, time, states = 3, 50, 16
+    batch, time, states = 3, 50, 64
     chain = on_device(
         Chain(np.zeros((batch, time, states)), np.zeros((states, states)), None, None)
     )
