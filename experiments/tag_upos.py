@@ -22,7 +22,7 @@ from jaxseq.training.optimizers import Optimizer
 
 experiment = Experiment(
     task=Tag(),
-    # Half the test's errors are on words that training has once or never: read them by their letters.
+    # The hard words are those that training has once or never: read them by their letters.
     model=TaggerConfig(character_width=100, word_dropout=0.25),
     data=TaggedData(
         train=Path("$JAXSEQ_DATA/tagging/en_ewt.train.tsv"),

@@ -3,11 +3,12 @@
     pip install -e ".[bench]" pytorch-crf && python scripts/bench_crf.py
 
 Both sides first have to give the same loss, gradients and best tags, and the k best tags have to
-be distinct and in order. Then the sides are timed in turns, compilation not. ratio = the seconds of
-pytorch-crf's best side / ours of the same round: above 1 is faster. It runs on one thread, which is
-its best on small batches; `--threads 1 2` tries two as well, whose idle ones spin for a while after
-each run and slow down what comes next. SynJax is not measured: it does not install beside the JAX
-of today.
+be distinct and in order. Then the sides are timed in turns, compilation not: a turn is some calls
+in a row, since the first after another library finds its code and data out of the caches. ratio =
+the seconds of pytorch-crf's best side / ours of the same round: above 1 is faster. It runs on one
+thread, which is its best on small batches; `--threads 1 2` tries two as well, whose idle ones spin
+for a while after each run and slow down what comes next. SynJax is not measured: it does
+not install beside the JAX of today.
 """
 
 import dataclasses
@@ -42,7 +43,8 @@ def bench_crf(
     num_tags: int = 20,
     k: int = 5,
     threads: tuple[int, ...] = (1,),
-    rounds: int = 51,
+    rounds: int = 31,
+    calls: int = 10,
     seed: int = 0,
 ) -> None:
     """Times loss with gradient, the best tags and the k best tags of a CRF.
@@ -53,11 +55,13 @@ def bench_crf(
         num_tags: Tags.
         k: How many of the best taggings to find.
         threads: Numbers of threads that pytorch-crf is timed with.
-        rounds: Timed runs of each side, taken in turns.
+        rounds: Turns of each side.
+        calls: Calls in a turn, whose mean counts: as in training, where one follows another.
         seed: Seed of weights, scores, tags and lengths.
     """
     print(machine())
-    print(f"batch {batch}, length {length} (ragged), {num_tags} tags, k {k}, {rounds} rounds")
+    print(f"batch {batch}, length {length} (ragged), {num_tags} tags, k {k}")
+    print(f"{rounds} rounds of {calls} calls")
     random = np.random.default_rng(seed)
     lengths = random.integers(length // 2, length + 1, batch)
     lengths[0] = length
@@ -73,8 +77,8 @@ def bench_crf(
     check(ours, theirs[min(theirs)], k)
     for what in (LOSS, BEST):
         peers = {f"pytorch-crf, {n} threads": sides[what] for n, sides in theirs.items()}
-        report(what, {"jaxseq": ours[what], **peers}, rounds)
-    report(f"{k} best tags", {"jaxseq": ours[SEVERAL]}, rounds)
+        report(what, {"jaxseq": ours[what], **peers}, rounds, calls)
+    report(f"{k} best tags", {"jaxseq": ours[SEVERAL]}, rounds, calls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +170,7 @@ def check(ours: Sides, theirs: Sides, k: int) -> None:
     print("both sides give the same loss, gradients and best tags")
 
 
-def report(what: str, sides: Sides, rounds: int) -> None:
+def report(what: str, sides: Sides, rounds: int, calls: int) -> None:
     """Times the sides in turns and prints a line for each; the first is ours."""
     for run in sides.values():
         run()
@@ -175,8 +179,9 @@ def report(what: str, sides: Sides, rounds: int) -> None:
         row = []
         for run in sides.values():
             start = time.perf_counter()
-            run()
-            row.append(time.perf_counter() - start)
+            for _ in range(calls):
+                run()
+            row.append((time.perf_counter() - start) / calls)
         rows.append(row)
     seconds = dict(zip(sides, np.array(rows).T, strict=True))
     ours, *peers = seconds.values()

@@ -12,6 +12,7 @@ compares each side's best mode.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection

@@ -9,6 +9,7 @@ same round / this side's: above 1 is faster than the best of transformers.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal

@@ -11,6 +11,7 @@ mode's, in the same round: above 1 is faster than the best of PyTorch.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection

@@ -64,12 +64,12 @@ def _log_partition(chain: Chain, method: Method) -> Array:
 def _log_partition_forward(chain: Chain, method: Method) -> tuple[Array, tuple]:
     potentials = prepare(chain)
     found = forward_backward(potentials, method)
-    return found.log_partition, (chain, potentials.last, found)
+    return found.log_partition, (chain, potentials.valid, found)
 
 
 def _log_partition_backward(method: Method, saved: tuple, cotangent: Array) -> tuple[Chain]:
-    chain, last, found = saved
-    return (_counts(chain, last, found, cotangent)._replace(lengths=None),)
+    chain, valid, found = saved
+    return (_counts(chain, valid, found, cotangent)._replace(lengths=None),)
 
 
 _log_partition.defvjp(_log_partition_forward, _log_partition_backward)
@@ -85,7 +85,7 @@ def expected_counts(chain: Chain, *, method: Method = "auto") -> tuple[Float[Arr
     potentials = prepare(chain)
     found = forward_backward(potentials, method)
     ones = jnp.ones_like(found.log_partition)
-    return found.log_partition, _counts(chain, potentials.last, found, ones)
+    return found.log_partition, _counts(chain, potentials.valid, found, ones)
 
 
 def node_marginals(chain: Chain, *, method: Method = "auto") -> Float[Array, "B T C"]:
@@ -117,14 +117,15 @@ def filtered(
     return jnp.swapaxes(alpha, 0, 1), normalizers.T
 
 
-def _counts(chain: Chain, last: Array, found: Posteriors, weights: Float[Array, "B"]) -> Chain:
+def _counts(chain: Chain, valid: Array, found: Posteriors, weights: Float[Array, "B"]) -> Chain:
     """Marginals, each sequence's times its weight, in the shapes and dtypes of the potentials."""
     nodes = found.nodes * weights[None, :, None]
     if chain.transitions.ndim == 2:
         edges = jnp.einsum("b,bij->ij", weights, found.edges, precision=lax.Precision.HIGHEST)
     else:
         edges = jnp.swapaxes(found.edges * weights[None, :, None, None], 0, 1)
-    ends = jnp.sum(jnp.where(last[..., None], nodes, 0), axis=0)
+    last = jnp.maximum(jnp.sum(valid, axis=0) - 1, 0)  # nodes are 0 there where the length is 0
+    ends = nodes[last, jnp.arange(nodes.shape[1])]
     return Chain(
         jnp.swapaxes(nodes, 0, 1).astype(chain.emissions.dtype),
         edges.astype(chain.transitions.dtype),
@@ -172,9 +173,8 @@ def forward_messages(
     def scan() -> tuple[Array, Array]:
         if potentials.transitions.ndim == 4:  # as many exponentials as in log space, and exact
             return log_space.forward(potentials)
-        alpha, normalizers, harmed = exp_space.forward(potentials, blocks=method == "auto")
-        exact = partial(log_space.forward, potentials)
-        return lax.cond(harmed, exact, lambda: (alpha, normalizers))
+        found, doubt = exp_space.forward(potentials, blocks=method == "auto")
+        return doubt.settle(found, partial(log_space.forward, potentials))
 
     associative = partial(log_space.associative_forward, potentials)
     return by_method(potentials, method, scan, associative)
@@ -191,8 +191,8 @@ def forward_backward(potentials: Potentials, method: Method) -> Posteriors:
     def scan() -> Posteriors:
         if potentials.transitions.ndim == 4:
             return in_log_space()
-        found, harmed = exp_space.forward_backward(potentials, blocks=method == "auto")
-        return lax.cond(harmed, in_log_space, lambda: found)
+        found, doubt = exp_space.forward_backward(potentials, blocks=method == "auto")
+        return doubt.settle(found, in_log_space)
 
     def associative() -> Posteriors:
         alpha, normalizers = log_space.associative_forward(potentials)

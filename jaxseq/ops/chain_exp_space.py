@@ -30,7 +30,8 @@ and the test is one matmul for all steps together, made only where small sums we
 was done the caller runs the pass again in log space, which is exact.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -41,6 +42,7 @@ from jaxseq.ops.chain_potentials import Potentials, finite_or_zero, time_sum
 from jaxseq.typing import Array, Bool, Float
 
 EXACT = lax.Precision.HIGHEST
+T = TypeVar("T")
 
 
 class _Factors(NamedTuple):
@@ -128,8 +130,8 @@ def _normalizers(factors: _Factors, totals: Float[Array, "T B"]) -> Float[Array,
 
 def forward(
     potentials: Potentials, *, blocks: bool = False
-) -> tuple[Float[Array, "T B C"], Float[Array, "T B"], Bool[Array, ""]]:
-    """`chain_log_space.forward`, and whether underflow may have harmed it."""
+) -> tuple[tuple[Float[Array, "T B C"], Float[Array, "T B"]], "Doubt"]:
+    """`chain_log_space.forward`, and the doubt whether underflow harmed it."""
     factors = _exponentiate(potentials)
     x = factors.emissions
     swept = _sweep(x[:1], (factors.transitions,), x[1:, None], None, blocks=blocks)
@@ -138,14 +140,12 @@ def forward(
     scale = jnp.log(_positive(found.before)) + jnp.log(_positive(found.totals))
     alpha = jnp.swapaxes(potentials.emissions, 1, 2) - factors.largest_emission[:, None]
     alpha += jnp.log(found.sums) - scale[:, None]
-    harmed = _harmed(potentials, found)
-    return jnp.swapaxes(alpha, 1, 2), _normalizers(factors, found.totals), harmed
+    found_messages = jnp.swapaxes(alpha, 1, 2), _normalizers(factors, found.totals)
+    return found_messages, _doubt(potentials, found)
 
 
-def forward_backward(
-    potentials: Potentials, *, blocks: bool = False
-) -> tuple[Posteriors, Bool[Array, ""]]:
-    """log Z, marginals and expected transitions, and whether underflow may have harmed them."""
+def forward_backward(potentials: Potentials, *, blocks: bool = False) -> tuple[Posteriors, "Doubt"]:
+    """log Z, marginals and expected transitions, and the doubt whether underflow harmed them."""
     factors = _exponentiate(potentials)
     x, weights, valid = factors.emissions, factors.transitions, potentials.valid
     # The backward direction meets the steps from the last one on, and restarts in the padding.
@@ -173,9 +173,10 @@ def forward_backward(
     nodes = joint * share[:, None]
     q *= jnp.where(counts[1:], share[:-1], 0)[:, None]
     edges = weights[None] * jnp.einsum("tib,tjb->bij", p[:-1], q, precision=EXACT)
-    lost = z[:-1] * after[:, -1] < _threshold(potentials)
-    harmed = _harmed(potentials, found) | jnp.any(counts[1:] & lost)
-    return Posteriors(log_partition, jnp.swapaxes(nodes, 1, 2), edges), harmed
+    lost = jnp.any(counts[1:] & (z[:-1] * after[:, -1] < _threshold(potentials)))
+    raised, holds = _doubt(potentials, found)
+    doubt = Doubt(raised | lost, lambda: lost | holds())
+    return Posteriors(log_partition, jnp.swapaxes(nodes, 1, 2), edges), doubt
 
 
 def _positive(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -186,17 +187,33 @@ def _positive(x: Float[Array, "..."]) -> Float[Array, "..."]:
 # --- The proof that nothing was lost --------------------------------------------------------------
 
 
+class Doubt(NamedTuple):
+    """Whether a result was harmed: a cheap test that hard zeros fail too, and the full one."""
+
+    raised: Bool[Array, ""]
+    holds: Callable[[], Bool[Array, ""]]
+
+    def settle(self, found: T, exact: Callable[[], T]) -> T:
+        """What was found, or where it was harmed what `exact` gives instead."""
+
+        def look() -> T:
+            return lax.cond(self.holds(), exact, lambda: found)
+
+        return lax.cond(self.raised, look, lambda: found)
+
+
 def _threshold(potentials: Potentials) -> float:
     info = jnp.finfo(potentials.emissions.dtype)
     return 64 * potentials.emissions.shape[-1] * float(info.tiny) / float(info.eps)
 
 
-def _harmed(potentials: Potentials, found: _Forward) -> Bool[Array, ""]:
+def _doubt(potentials: Potentials, found: _Forward) -> Doubt:
     """Whether a sum s_t[j], or a total, of the forward pass is too small and not a hard zero."""
     threshold, valid = _threshold(potentials), potentials.valid
     least = jnp.minimum(jnp.min(found.sums, axis=1), found.totals)
+    raised = jnp.min(jnp.where(valid, least, 1)) < threshold
 
-    def by_state() -> Array:
+    def holds() -> Array:
         possible = (found.sums > 0) & (jnp.swapaxes(potentials.emissions, 1, 2) > -jnp.inf)
         few = (found.totals < threshold) & jnp.any(possible, axis=1)
         may = (potentials.transitions > -jnp.inf).astype(found.sums.dtype)
@@ -205,5 +222,4 @@ def _harmed(potentials: Potentials, found: _Forward) -> Bool[Array, ""]:
         small = jnp.any((found.sums[1:] < threshold) & reached, axis=1)
         return jnp.any(few & valid) | jnp.any(small & valid[1:])
 
-    least = jnp.min(jnp.where(valid, least, 1))
-    return lax.cond(least < threshold, by_state, lambda: jnp.zeros((), bool))
+    return Doubt(raised, holds)

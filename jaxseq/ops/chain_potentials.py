@@ -100,12 +100,12 @@ def check_shapes(chain: Chain) -> None:
 def time_sum(x: Float[Array, "T *B"]) -> Float[Array, "*B"]:
     """The sum over the first axis, in short blocks, so that ten thousand steps keep float32's
     precision: the error grows with the logarithm of T where a running sum's grows with T."""
-    block = 32
-    while x.shape[0] > 1:
+    block = 64
+    while x.shape[0] > block:
         missing = -x.shape[0] % block
         x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
         x = jnp.sum(x.reshape(-1, block, *x.shape[1:]), axis=1)
-    return x[0]
+    return jnp.sum(x, axis=0)
 
 
 def like(counts: Float[Array, "B C"], potential: Float[Array, "#B C"]) -> Float[Array, "#B C"]:

@@ -59,21 +59,25 @@ def _score_backward(saved: tuple, cotangent: Array) -> tuple[Chain, None]:
     take longer than all the rest of a CRF's loss."""
     chain, states = saved
     valid, last = _places(chain)
-    path = (states[..., None] == jnp.arange(chain.emissions.shape[-1])[None, None]) & valid[
-        ..., None
-    ]
+    every = jnp.arange(chain.emissions.shape[-1])
+    path = (states[..., None] == every[None, None]) & valid[..., None]
     nodes = jnp.where(path, cotangent[:, None, None], 0)
     before, after = path[:, :-1].astype(nodes.dtype), nodes[:, 1:]
     if chain.transitions.ndim == 2:
         edges = jnp.einsum("bti,btj->ij", before, after, precision=lax.Precision.HIGHEST)
     else:
         edges = before[..., :, None] * after[..., None, :]
-    ends = jnp.sum(jnp.where(last[..., None], nodes, 0), axis=1)
+
+    def at(state: Array) -> Array:  # anew, since taking it from `nodes` would have those written
+        one_hot = (state[:, None] == every[None]) & valid[:, :1]
+        return jnp.where(one_hot, cotangent[:, None], 0)
+
+    end = jnp.sum(jnp.where(last, states, 0), axis=1)
     counts = Chain(
         nodes.astype(chain.emissions.dtype),
         edges.astype(chain.transitions.dtype),
-        None if chain.initial is None else like(nodes[:, 0], chain.initial),
-        None if chain.final is None else like(ends, chain.final),
+        None if chain.initial is None else like(at(states[:, 0]), chain.initial),
+        None if chain.final is None else like(at(end), chain.final),
     )
     return counts, None
 
