@@ -3,8 +3,9 @@
 Command:   jaxseq train experiments/dates_seq2seq.py
 Data:      made up on the spot, 10,000 dates to train on and 1,000 to look at on the way
 Hardware:  a laptop CPU
-Time:      TODO
-Expect:    TODO
+Time:      2.5 processor minutes
+Expect:    every held-out date right ("exact 1"), and attention.png in the run directory, which
+           shows the year, month and day looked up where they stand
 """
 
 import sys

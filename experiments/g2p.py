@@ -5,8 +5,9 @@ Command:   JAXSEQ_DATA=DIR jaxseq train experiments/g2p.py
 Data:      DIR/g2p/cmudict.{train,dev,test}.tsv, word TAB phones with stress marks, from the CMU
            Pronouncing Dictionary; --data.train FILE and so on name other files of that form
 Hardware:  a laptop CPU
-Time:      TODO
-Expect:    TODO
+Time:      12 processor minutes, of which two cores make about 7
+Expect:    on the test words, without stress marks 8.0 % phoneme errors and 67 % of words right;
+           with them 10.2 % and 62 % (scripts/measure_g2p.py)
 """
 
 import sys

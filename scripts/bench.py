@@ -29,10 +29,14 @@ def machine(*packages: str) -> str:
     )
 
 
-def interleaved(runs: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, np.ndarray]:
-    """Seconds of each side in each round, after one that does not count.
+def interleaved(
+    runs: Mapping[Name, Callable[[], Any]], rounds: int, calls: int = 1
+) -> dict[Name, np.ndarray]:
+    """Seconds a call of each side in each round, after one that does not count.
 
-    The order changes from round to round, because the one before leaves caches and heap behind.
+    The order changes from round to round, because the one before leaves caches and heap behind; for
+    the same reason a short run is called several times in its turn, as in training, where one
+    follows another.
     """
     import jax  # here, so that a process for another library alone does without
 
@@ -43,8 +47,9 @@ def interleaved(runs: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Nam
     for _ in range(rounds):
         for i in rng.permutation(len(names)):
             start = time.perf_counter()
-            jax.block_until_ready(runs[names[i]]())
-            seconds[names[i]].append(time.perf_counter() - start)
+            for _ in range(calls):
+                jax.block_until_ready(runs[names[i]]())
+            seconds[names[i]].append((time.perf_counter() - start) / calls)
     return {name: np.array(taken) for name, taken in seconds.items()}
 
 

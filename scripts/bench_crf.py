@@ -1,6 +1,6 @@
 """CRF speed beside pytorch-crf: same weights, same ragged batch, float32.
 
-    pip install -e ".[bench]" pytorch-crf && python scripts/bench_crf.py
+    pip install -e ".[bench]" && python scripts/bench_crf.py
 
 Both sides first have to give the same loss, gradients and best tags, and the k best tags have to
 be distinct and in order. Then the sides are timed in turns, compilation not: a turn is some calls
@@ -12,11 +12,7 @@ not install beside the JAX of today.
 """
 
 import dataclasses
-import os
-import platform
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +21,7 @@ import numpy as np
 import torch
 import torchcrf
 import tyro
+from bench import interleaved, machine, spread
 
 from jaxseq.nn.crf import negative_log_likelihood
 from jaxseq.ops.chain import Chain
@@ -59,7 +56,7 @@ def bench_crf(
         calls: Calls in a turn, whose mean counts: as in training, where one follows another.
         seed: Seed of weights, scores, tags and lengths.
     """
-    print(machine())
+    print(machine("jax", "torch", "pytorch-crf"))
     print(f"batch {batch}, length {length} (ragged), {num_tags} tags, k {k}")
     print(f"{rounds} rounds of {calls} calls")
     random = np.random.default_rng(seed)
@@ -172,41 +169,13 @@ def check(ours: Sides, theirs: Sides, k: int) -> None:
 
 def report(what: str, sides: Sides, rounds: int, calls: int) -> None:
     """Times the sides in turns and prints a line for each; the first is ours."""
-    for run in sides.values():
-        run()
-    rows = []
-    for _ in range(rounds):
-        row = []
-        for run in sides.values():
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            row.append((time.perf_counter() - start) / calls)
-        rows.append(row)
-    seconds = dict(zip(sides, np.array(rows).T, strict=True))
-    ours, *peers = seconds.values()
+    seconds = interleaved(sides, rounds, calls)
+    ours, *peers = (seconds[side] for side in sides)
     print(f"  {what}")
     for side, taken in seconds.items():
-        low, middle, high = 1e3 * np.percentile(taken, (25, 50, 75))
-        print(f"    {side:24s} {middle:8.2f} ms [{low:.2f}, {high:.2f}]")
+        print(f"    {side:24s} {spread(taken, 1e3)} ms")
     if peers:
-        best = min(peers, key=np.median)
-        low, middle, high = np.percentile(best / ours, (25, 50, 75))
-        print(f"    ratio {middle:.1f} [{low:.1f}, {high:.1f}]")
-
-
-def machine() -> str:
-    """What the figures were measured on and with."""
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return (
-        f"{names[0]}, {len(names)} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__}, "
-        f"pytorch-crf {torchcrf.__version__}"
-    )
+        print(f"    ratio {spread(min(peers, key=np.median) / ours)}")
 
 
 if __name__ == "__main__":

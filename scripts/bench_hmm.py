@@ -12,19 +12,14 @@ median and quartiles: above 1, ours is faster. EM runs on Gaussian observations,
 same start.
 """
 
-import os
-import platform
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-import dynamax
-import hmmlearn
 import hmmlearn.hmm
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from bench import interleaved, machine, spread
 from dynamax.hidden_markov_model import hmm_posterior_mode, hmm_smoother
 from hmmlearn.base import BaseHMM
 
@@ -41,15 +36,16 @@ SHAPES = ((1, 10_000, 5), (1, 10_000, 20), (1, 2_000, 64), (64, 64, 45))
 Sides = dict[str, Callable[[], object]]
 
 
-def bench_hmm(rounds: int = 15, em_steps: int = 50, seed: int = 0) -> None:
+def bench_hmm(rounds: int = 15, calls: int = 5, em_steps: int = 50, seed: int = 0) -> None:
     """Times jaxseq beside dynamax and hmmlearn.
 
     Args:
-        rounds: Timed runs of each side, taken in turns.
+        rounds: Turns of each side.
+        calls: Calls in a turn, whose mean counts.
         em_steps: Iterations of EM.
         seed: Seed of models and observations.
     """
-    print(machine())
+    print(machine("jax", "dynamax", "hmmlearn", "numpy"))
     for batch, steps, states in SHAPES:
         rng = np.random.default_rng(seed)
         initial = rng.dirichlet(np.ones(states))
@@ -58,12 +54,12 @@ def bench_hmm(rounds: int = 15, em_steps: int = 50, seed: int = 0) -> None:
         print(f"\n{batch} x T{steps}, K{states}")
         smoothers, decoders = sides(initial, transitions, table)
         check(smoothers, decoders, initial, transitions, table)
-        report("smoother", smoothers, rounds)
-        report("Viterbi", decoders, rounds)
+        report("smoother", smoothers, rounds, calls)
+        report("Viterbi", decoders, rounds, calls)
     print(f"\nEM, {em_steps} iterations, diagonal Gaussians")
     for batch, steps, states in ((1, 10_000, 5), (64, 64, 16)):
         print(f"  {batch} x T{steps}, K{states}, 4 features")
-        report("EM", em_sides(batch, steps, states, em_steps, seed), max(3, rounds // 5))
+        report("EM", em_sides(batch, steps, states, em_steps, seed), max(3, rounds // 5), calls=1)
 
 
 # --- Inference ------------------------------------------------------------------------------------
@@ -210,45 +206,19 @@ def hmmlearn_em(
 # --- Timing ---------------------------------------------------------------------------------------
 
 
-def report(what: str, runs: Sides, rounds: int) -> None:
+def report(what: str, runs: Sides, rounds: int, calls: int) -> None:
     """Times the sides in turns and prints a line for each."""
-    for run in runs.values():
-        jax.block_until_ready(run())
-    rows = []
-    for _ in range(rounds):
-        row = []
-        for run in runs.values():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            row.append(time.perf_counter() - start)
-        rows.append(row)
-    seconds = dict(zip(runs, np.array(rows).T, strict=True))
+    seconds = interleaved(runs, rounds, calls)
     for side, taken in seconds.items():
-        low, middle, high = 1e3 * np.percentile(taken, (25, 50, 75))
-        line = f"    {what:9s} {side:17s} {middle:9.2f} ms [{low:.2f}, {high:.2f}]"
+        line = f"    {what:9s} {side:17s} {spread(taken, 1e3)} ms"
         if side != "jaxseq":
-            low, middle, high = np.percentile(taken / seconds["jaxseq"], (25, 50, 75))
-            line += f"   ratio {middle:.2f} [{low:.2f}, {high:.2f}]"
-        print(line)
+            line += f"   ratio {spread(taken / seconds['jaxseq'])}"
+        print(line, flush=True)
 
 
 def float32(x: np.ndarray) -> jax.Array:
     """The array in ours and dynamax's precision."""
     return jnp.asarray(x, jnp.float32)
-
-
-def machine() -> str:
-    """What the figures were measured on and with."""
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return (
-        f"{names[0]}, {len(names)} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, jax {jax.__version__}, "
-        f"dynamax {dynamax.__version__}, hmmlearn {hmmlearn.__version__}, NumPy {np.__version__}"
-    )
 
 
 if __name__ == "__main__":

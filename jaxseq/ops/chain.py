@@ -90,7 +90,8 @@ def expected_counts(chain: Chain, *, method: Method = "auto") -> tuple[Float[Arr
 
 def node_marginals(chain: Chain, *, method: Method = "auto") -> Float[Array, "B T C"]:
     """p(y_t = j) given all emissions; 0 in the padding and where no path is possible."""
-    return jnp.swapaxes(forward_backward(prepare(chain), method).nodes, 0, 1)
+    nodes = forward_backward(prepare(chain), method, lambda found: found.nodes)
+    return jnp.swapaxes(nodes, 0, 1)
 
 
 def edge_marginals(chain: Chain, *, method: Method = "auto") -> Float[Array, "B steps C C"]:
@@ -99,7 +100,8 @@ def edge_marginals(chain: Chain, *, method: Method = "auto") -> Float[Array, "B 
     if chain.transitions.ndim == 2 and time:
         steps = (batch, time - 1, states, states)
         chain = chain._replace(transitions=jnp.broadcast_to(chain.transitions[None, None], steps))
-    return jnp.swapaxes(forward_backward(prepare(chain), method).edges, 0, 1)
+    edges = forward_backward(prepare(chain), method, lambda found: found.edges)
+    return jnp.swapaxes(edges, 0, 1)
 
 
 def filtered(
@@ -180,24 +182,27 @@ def forward_messages(
     return by_method(potentials, method, scan, associative)
 
 
-def forward_backward(potentials: Potentials, method: Method) -> Posteriors:
-    """log Z, node and edge marginals."""
+def forward_backward(
+    potentials: Potentials, method: Method, wanted: Callable[[Posteriors], T] = lambda found: found
+) -> T:
+    """What is `wanted` of log Z, node and edge marginals; nothing else is computed."""
 
-    def in_log_space() -> Posteriors:
+    def in_log_space() -> T:
         alpha, normalizers = log_space.forward(potentials)
         beta = log_space.backward(potentials)
-        return log_space.posteriors(potentials, alpha, normalizers, beta)
+        return wanted(log_space.posteriors(potentials, alpha, normalizers, beta))
 
-    def scan() -> Posteriors:
+    def scan() -> T:
         if potentials.transitions.ndim == 4:
             return in_log_space()
         found, doubt = exp_space.forward_backward(potentials, blocks=method == "auto")
-        return doubt.settle(found, in_log_space)
+        # Chosen from before the branches meet: what a branch returns is computed, used or not.
+        return doubt.settle(wanted(found), in_log_space)
 
-    def associative() -> Posteriors:
+    def associative() -> T:
         alpha, normalizers = log_space.associative_forward(potentials)
         beta = log_space.associative_backward(potentials)
-        return log_space.posteriors(potentials, alpha, normalizers, beta)
+        return wanted(log_space.posteriors(potentials, alpha, normalizers, beta))
 
     return by_method(potentials, method, scan, associative)
 
