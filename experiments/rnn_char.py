@@ -3,8 +3,9 @@
 Command:   jaxseq train experiments/rnn_char.py --model.cell mingru
            (elman, lstm, gru, mingru, minlstm, lru, rglru or matrix)
 Hardware:  a laptop CPU
-Time:      TODO
-Expect:    TODO
+Time:      1.3 processor minutes
+Expect:    validation loss 1.37 with an LSTM on Python 3.11's library (gpt_char.py's GPT: 1.57);
+           on tiny Shakespeare (--data.path) 1.561, a GRU 1.583 (scripts/measure_shakespeare.py)
 """
 
 import sys
