@@ -12,7 +12,7 @@ from typing import Generic, Literal, TypeVar
 from jaxseq.data.batches import Batch, TrainBatches, evaluation_batches
 from jaxseq.data.packing import Windows
 from jaxseq.data.text import Document, read_documents, split_documents, standard_library
-from jaxseq.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
+from jaxseq.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from jaxseq.errors import UserError
 
 Coder = TypeVar("Coder")
@@ -50,8 +50,9 @@ class TextData:
     """A text file, or a directory of text files (.gz too); None is the Python standard library.
     `~` and `$NAME` of the environment are filled in."""
 
-    tokenizer: Literal["char", "byte"] = "char"
-    """One token a character of the training text, or one a UTF-8 byte."""
+    tokenizer: Literal["char", "byte", "word"] = "char"
+    """One token a character of the training text, one a UTF-8 byte, or one a word of it (those
+    that occur twice), run of spaces or other character."""
 
     context: int = 64
     """Tokens in a window, T."""
@@ -89,7 +90,8 @@ class TextData:
         if tokenizer is None and self.tokenizer == "byte":
             tokenizer = ByteTokenizer()
         elif tokenizer is None:
-            tokenizer = CharTokenizer.train("".join(document.text for document in train))
+            kind = CharTokenizer if self.tokenizer == "char" else WordTokenizer
+            tokenizer = kind.train("".join(document.text for document in train))
         return Corpus(
             tokenizer=tokenizer,
             train=self._windows(train, tokenizer, "train"),

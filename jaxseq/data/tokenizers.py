@@ -1,7 +1,9 @@
-"""Text to token ids and back: UTF-8 bytes, or characters."""
+"""Text to token ids and back: UTF-8 bytes, characters or words."""
 
 import codecs
 import functools
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxseq.config import from_tree, read_json, to_tree, write_json
+from jaxseq.data.vocabulary import Vocabulary
 from jaxseq.errors import UserError
 from jaxseq.typing import Int
 
@@ -45,7 +48,7 @@ class Tokenizer(Protocol):
         ...
 
     def unknown(self, text: str) -> list[str]:
-        """Return the distinct characters of `text` that `encode` cannot represent."""
+        """Return the distinct pieces of `text`, in order, that `encode` cannot represent."""
         ...
 
 
@@ -157,6 +160,62 @@ class CharTokenizer:
         table = np.zeros(int(known.max(initial=0)) + 2, np.int32)
         table[known] = np.arange(1, self.vocab_size)
         return table
+
+
+@dataclass(frozen=True)
+class WordTokenizer:
+    """One id a word, a run of spaces or any other character: `entries[i]` has id i + 1.
+
+    Id 0 is what training had less than `min_count` times. It decodes to U+FFFD and counts 1 in
+    `byte_lengths`, the least that it can have stood for. The text is otherwise kept whole.
+    """
+
+    entries: tuple[str, ...]
+    """The known pieces, each once, the most frequent first."""
+
+    @classmethod
+    def train(cls, text: str, min_count: int = 2) -> "WordTokenizer":
+        """Return the tokenizer of the pieces that occur `min_count` times in `text`."""
+        return cls(Vocabulary.build(Counter(_PIECES.findall(text)), (), min_count).entries)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of known pieces, and one."""
+        return 1 + len(self.entries)
+
+    @functools.cached_property
+    def byte_lengths(self) -> Int[np.ndarray, " V"]:
+        """The UTF-8 bytes of each piece; 1 for the unknown one."""
+        return np.array([1, *(len(_utf8(entry)) for entry in self.entries)], np.int32)
+
+    def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
+        """Return one int32 id a piece, 0 for one outside the vocabulary."""
+        ids = self._ids
+        return np.array([ids.get(piece, 0) for piece in _PIECES.findall(text)], np.int32)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Return the text of `ids`."""
+        pieces = (UNKNOWN, *self.entries)
+        return "".join(pieces[i] for i in _checked(ids, self.vocab_size).tolist())
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder for ids that arrive in pieces (a character is never cut here)."""
+        return StreamDecoder(lambda ids: self.decode(ids).encode("utf-8", "replace"))
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the distinct pieces of `text` outside the vocabulary, in order."""
+        return [piece for piece in dict.fromkeys(_PIECES.findall(text)) if piece not in self._ids]
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {entry: number for number, entry in enumerate(self.entries, start=1)}
+
+
+_PIECES = re.compile(r"\w+|[ \t]+|.", re.DOTALL)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _code_points(text: str) -> Int[np.ndarray, " characters"]:

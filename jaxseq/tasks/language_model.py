@@ -129,7 +129,7 @@ class LanguageModel:
         unknown = tokenizer.unknown(prompt)
         if unknown:
             raise UserError(
-                f"--prompt has characters that the model never saw: {', '.join(map(repr, unknown))}"
+                f"--prompt has what the model never saw: {', '.join(map(repr, unknown))}"
             )
         decoder = tokenizer.stream_decoder()
         lead = iter([prompt])  # shown with the first token, when nothing can be wrong any more

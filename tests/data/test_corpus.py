@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseq.data.corpus import TextData
-from jaxseq.data.tokenizers import ByteTokenizer, CharTokenizer
+from jaxseq.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
 from jaxseq.errors import UserError
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 40
@@ -53,6 +53,9 @@ def test_a_given_tokenizer_is_used(one_file):
 
 def test_byte_tokenizer(one_file):
     assert TextData(path=one_file, tokenizer="byte").load().tokenizer == ByteTokenizer()
+    words = TextData(path=one_file, tokenizer="word", context=4).load().tokenizer
+    assert isinstance(words, WordTokenizer)
+    assert words.vocab_size > 1
 
 
 def test_separate_documents(directory):

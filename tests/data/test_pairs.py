@@ -1,15 +1,17 @@
 """Pairs of source and target: from files, made-up dates, and as numbers."""
 
 import datetime
+import os
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxseq.data.dates import MONTHS, DatesData, write_date
 from jaxseq.data.pairs import PairData, PairTokenizer, read_pairs
-from jaxseq.data.text import Document
+from jaxseq.data.text import Document, read_documents
 from jaxseq.data.tokenizers import load_tokenizer, save_tokenizer
 from jaxseq.errors import UserError
 
@@ -133,3 +135,16 @@ def test_batches_of_dates_hold_them_whole():
     lengths = np.concatenate([batches[i]["target_lengths"] for i in range(len(batches))])
     assert set(lengths.tolist()) == {0, 11}  # ten characters and the end, or an empty row
     assert (lengths == 11).sum() == 100
+
+
+def test_cmudict_reads_whole():
+    if "JAXSEQ_DATA" not in os.environ:
+        pytest.skip("JAXSEQ_DATA does not name the data directory")
+    folder = Path(os.environ["JAXSEQ_DATA"]) / "g2p"
+    found = read_pairs(read_documents(folder / "cmudict.dev.tsv")[0])
+    assert len(found) == 2500
+    read = PairTokenizer.train(found, "character", "word")
+    assert len(read.target) == 69 + 3
+    for source, target in found[:50]:
+        example = read.example(source, target)
+        assert read.join(read.target_units(example["targets"])) == target

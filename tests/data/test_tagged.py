@@ -1,5 +1,6 @@
 """Tagged sentences: read from files, as numbers, and what is wrong with a file by its line."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,16 @@ def test_a_missing_or_a_wrong_path_is_named(files, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
     with pytest.raises(UserError, match="UNSET is not set"):
         data(files, test=Path("$UNSET/test.tsv")).resolve()
+
+
+def test_english_ewt_has_its_published_sizes():
+    if "JAXSEQ_DATA" not in os.environ:
+        pytest.skip("JAXSEQ_DATA does not name the data directory")
+    folder = Path(os.environ["JAXSEQ_DATA"]) / "tagging"
+    corpus = TaggedData(
+        train=folder / "en_ewt.train.tsv", validation=folder / "en_ewt.dev.tsv"
+    ).load()
+    assert len(corpus.train) == 12_544
+    assert sum(int(example["lengths"]) for example in corpus.train.examples) == 204_577
+    assert len(corpus.validation) == 2_001
+    assert len(corpus.tokenizer.tags) == 17

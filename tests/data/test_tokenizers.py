@@ -10,6 +10,7 @@ from jaxseq.data.tokenizers import (
     UNKNOWN,
     ByteTokenizer,
     CharTokenizer,
+    WordTokenizer,
     load_tokenizer,
     save_tokenizer,
 )
@@ -197,3 +198,30 @@ def test_a_tokenizer_that_has_no_file_format_is_refused(tmp_path):
     with pytest.raises(TypeError, match="Morse"):
         save_tokenizer(Morse(), tmp_path / "tokenizer.json")
     assert list(tmp_path.iterdir()) == []
+
+
+TEXT = "the cat\n  saw the caf\u00e9's cat, twice"
+
+
+def test_words_are_numbered_by_how_often_they_occur():
+    tokenizer = WordTokenizer.train(TEXT)
+    assert tokenizer.entries == (" ", "cat", "the")
+    ids = tokenizer.encode("the dog  cat")
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [3, 1, 0, 0, 2]
+    assert tokenizer.decode(ids) == "the \ufffd\ufffdcat"
+    assert tokenizer.unknown("the dog  dog") == ["dog", "  "]
+    assert WordTokenizer.train("b a").entries == ()
+
+
+def test_words_of_the_training_text_round_trip_with_their_bytes(tmp_path):
+    tokenizer = WordTokenizer.train(TEXT + MIXED, min_count=1)
+    ids = tokenizer.encode(TEXT + MIXED)
+    assert tokenizer.decode(ids) == TEXT + MIXED
+    assert tokenizer.byte_lengths.shape == (tokenizer.vocab_size,)
+    assert tokenizer.byte_lengths[ids].sum() == len((TEXT + MIXED).encode())
+    decoder = tokenizer.stream_decoder()
+    streamed = "".join(decoder.decode([i]) for i in ids.tolist()) + decoder.decode([], final=True)
+    assert streamed == TEXT + MIXED
+    save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path / "tokenizer.json") == tokenizer
