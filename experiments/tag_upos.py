@@ -6,8 +6,10 @@ Command:   JAXSEQ_DATA=DIR jaxseq train experiments/tag_upos.py
 Data:      DIR/tagging/en_ewt.{train,dev,test}.tsv, FORM TAB UPOS from Universal Dependencies'
            English EWT; --data.train FILE and so on name other files of that form
 Hardware:  a laptop CPU
-Time:      TODO
-Expect:    TODO
+Time:      5.5 processor minutes
+Expect:    95.09 % of the test words right, mean of three seeds (95.04, 95.16, 95.06); without the
+           CRF 94.98, the CRF on features 94.64, the HMM 90.00, and each word's most frequent tag
+           86.20 (scripts/measure_tagging.py)
 """
 
 import sys
