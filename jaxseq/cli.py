@@ -120,16 +120,16 @@ def train(argv: list[str]) -> int:
         print(f"jaxseq: {stopped}; to go on: {again}", file=sys.stderr)
         return 128 + stopped.number
     print("validation: " + ", ".join(f"{name} {_rounded(x)}" for name, x in metrics.items()))
-    from jaxseq.training.run_directory import read_run
-
-    run = read_run(run_dir)
     if options.show:
+        from jaxseq.training.run_directory import read_run
+
+        run = read_run(run_dir)
         print("---- on held-out data " + "-" * 50)
         run.experiment.task.show(
             run.experiment.model, run.params, run.tokenizer, run.inputs, run_dir
         )
         print("-" * 72)
-    verb = "sample" if hasattr(run.experiment.task, "write") else "predict"
+    verb = "sample" if hasattr(options.experiment.task, "write") else "predict"
     print(f"the run is in {run_dir}; try: jaxseq {verb} {shlex.quote(str(run_dir))}")
     return 0
 

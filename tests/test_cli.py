@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from tiny import rows, write_experiment
+from tiny import call, rows, write_experiment
 
 from jaxseq.cli import main
 from jaxseq.config import read_json
@@ -17,13 +17,6 @@ def folder(tmp_path_factory):
     file = write_experiment(folder)
     assert main(["train", str(file), "--run-dir", str(folder / "run")]) == 0
     return folder
-
-
-def call(capsys, *words) -> tuple[int, str, str]:
-    capsys.readouterr()
-    status = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 def mistake(capsys, *words) -> str:

@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from tiny import rows, write_experiment
+from tiny import call, rows, write_experiment
 
 from jaxseq.cli import main
 
@@ -54,13 +54,6 @@ def folder(tmp_path_factory):
         (folder / f"{name}.py").write_text(text)
         assert main(["train", str(folder / f"{name}.py"), "--run-dir", str(folder / name)]) == 0
     return folder
-
-
-def call(capsys, *words) -> tuple[int, str, str]:
-    capsys.readouterr()
-    status = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 def test_a_tagger_learns_its_sentences_and_answers_a_file(folder, capsys):

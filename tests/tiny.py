@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from jaxseq.cli import main
+
 REPOSITORY = Path(__file__).parent.parent
 
 EXPERIMENT = '''"""A tiny experiment for tests."""
@@ -43,6 +45,14 @@ def write_experiment(folder: Path) -> Path:
     (folder / "text.txt").write_text(text, encoding="utf-8")
     (folder / "tiny.py").write_text(EXPERIMENT, encoding="utf-8")
     return folder / "tiny.py"
+
+
+def call(capsys, *words) -> tuple[int, str, str]:
+    """(status, standard output, standard error) of a `jaxseq` command in this process."""
+    capsys.readouterr()
+    status = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return status, out, err
 
 
 def start_training(

@@ -1,19 +1,18 @@
 """Pairs of a source and a target text, from files of SOURCE TAB TARGET lines."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxseq.data.batches import Batch
-from jaxseq.data.corpus import Corpus, absolute, fingerprint
+from jaxseq.data.corpus import Corpus, fingerprint
 from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
-from jaxseq.data.text import Document, read_documents
+from jaxseq.data.split_files import SplitFiles, two_fields
+from jaxseq.data.text import Document
 from jaxseq.data.vocabulary import END, START, UNKNOWN, Vocabulary
 from jaxseq.errors import UserError
 
@@ -27,17 +26,8 @@ def read_pairs(document: Document) -> list[Pair]:
     Raises UserError naming file and line for another number of fields or an empty one, and for a
     file without a pair.
     """
-    pairs = []
-    for number, line in enumerate(document.text.split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip():
-            continue
-        fields = line.split("\t")
-        if len(fields) != 2 or not all(field.strip() for field in fields):
-            raise UserError(
-                f"{document.name}, line {number}: {line!r} is not SOURCE TAB TARGET; mend the line"
-            )
-        pairs.append((fields[0], fields[1]))
+    lines = two_fields(document, "SOURCE TAB TARGET; mend the line")
+    pairs = [fields for _, fields in lines if fields is not None]
     if not pairs:
         raise UserError(f"{document.name} has no pair: give lines of SOURCE TAB TARGET")
     return pairs
@@ -154,31 +144,14 @@ class PairBatches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairData(PairBatches):
-    """Pairs from files, and how they are batched."""
-
-    train: Path
-    """Lines of SOURCE TAB TARGET (.gz too). `~` and `$NAME` of the environment are filled in,
-    here and below."""
-
-    validation: Path
-    """Held out, and looked at on the way."""
-
-    test: Path | None = None
-    """Held out, for `jaxseq evaluate --split test`."""
+class PairData(SplitFiles, PairBatches):
+    """Pairs from files of SOURCE TAB TARGET lines, and how they are batched."""
 
     source_unit: Unit = "character"
     """What one token of a source is."""
 
     target_unit: Unit = "word"
     """What one token of a target is."""
-
-    def resolve(self) -> "PairData":
-        """The config with absolute paths, good in every working directory."""
-        test = None if self.test is None else absolute(self.test)
-        return dataclasses.replace(
-            self, train=absolute(self.train), validation=absolute(self.validation), test=test
-        )
 
     def load(self, tokenizer: PairTokenizer | None = None) -> Corpus[PairTokenizer, Ragged]:
         """Read the files; the tokenizer is made from the training file where none is given.
@@ -187,10 +160,7 @@ class PairData(PairBatches):
         file and line).
         """
         self.check()
-        paths = {"train": self.train, "validation": self.validation}
-        if self.test is not None:
-            paths["test"] = self.test
-        documents = {name: read_documents(absolute(path))[0] for name, path in paths.items()}
+        documents = self.documents()
         pairs = {name: read_pairs(document) for name, document in documents.items()}
         if tokenizer is None:
             tokenizer = PairTokenizer.train(pairs["train"], self.source_unit, self.target_unit)

@@ -1,20 +1,19 @@
 """Sentences with a tag for every word: files of FORM TAB TAG lines."""
 
-import dataclasses
 import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxseq.data.batches import Batch
-from jaxseq.data.corpus import Corpus, absolute, fingerprint
+from jaxseq.data.corpus import Corpus, fingerprint
 from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
-from jaxseq.data.text import Document, read_documents
+from jaxseq.data.split_files import SplitFiles, two_fields
+from jaxseq.data.text import Document
 from jaxseq.data.vocabulary import UNKNOWN, Vocabulary
 from jaxseq.errors import UserError
 
@@ -37,23 +36,18 @@ def read_tagged(document: Document) -> list[Sentence]:
     Raises UserError naming file and line for a line that is not two fields, neither empty, and
     for a file without a sentence.
     """
-    sentences, words, tags, start = [], [], [], 1
-    lines = document.text.split("\n")
-    for number, line in enumerate([*lines, ""], start=1):
-        line = line.rstrip("\r")
-        if not line.strip():
+    sentences: list[Sentence] = []
+    words, tags, start = [], [], 1
+    # One more empty line ends the last sentence.
+    form = "FORM TAB TAG; mend the line (sentences are separated by empty lines)"
+    for number, fields in itertools.chain(two_fields(document, form), [(0, None)]):
+        if fields is None:
             if words:
                 sentences.append(Sentence(tuple(words), tuple(tags), start))
             words, tags, start = [], [], number + 1
-            continue
-        fields = line.split("\t")
-        if len(fields) != 2 or not all(field.strip() for field in fields):
-            raise UserError(
-                f"{document.name}, line {number}: {line!r} is not FORM TAB TAG; mend the line "
-                "(sentences are separated by empty lines)"
-            )
-        words.append(fields[0])
-        tags.append(fields[1])
+        else:
+            words.append(fields[0])
+            tags.append(fields[1])
     if not sentences:
         raise UserError(f"{document.name} has no sentence: give lines of FORM TAB TAG")
     return sentences
@@ -145,32 +139,15 @@ def word_features(word: str) -> tuple[str, ...]:
 NUM_FEATURES = len(word_features("a"))
 
 
-@dataclass(frozen=True)
-class TaggedData:
-    """Tagged sentences from files, and how they are batched."""
-
-    train: Path
-    """Lines of FORM TAB TAG, an empty line between sentences (.gz too). `~` and `$NAME` of the
-    environment are filled in, here and below."""
-
-    validation: Path
-    """Held out, and looked at on the way."""
-
-    test: Path | None = None
-    """Held out, for `jaxseq evaluate --split test`."""
+@dataclass(frozen=True, kw_only=True)
+class TaggedData(SplitFiles):
+    """Tagged sentences from files of FORM TAB TAG lines, and how they are batched."""
 
     batch_size: int = 32
     """Sentences in a batch, B, over all devices."""
 
     min_count: int = 2
     """Words and features seen less often in training are read as unknown ones."""
-
-    def resolve(self) -> "TaggedData":
-        """The config with absolute paths, good in every working directory."""
-        test = None if self.test is None else absolute(self.test)
-        return dataclasses.replace(
-            self, train=absolute(self.train), validation=absolute(self.validation), test=test
-        )
 
     def load(self, tokenizer: TagTokenizer | None = None) -> Corpus[TagTokenizer, Ragged]:
         """Read the files; the tokenizer is made from the training file where none is given.
@@ -181,10 +158,7 @@ class TaggedData:
         for option, value in (("batch-size", self.batch_size), ("min-count", self.min_count)):
             if value < 1:
                 raise UserError(f"--data.{option} is {value}: it must be at least 1")
-        paths = {"train": self.train, "validation": self.validation}
-        if self.test is not None:
-            paths["test"] = self.test
-        documents = {name: _one_document(absolute(path)) for name, path in paths.items()}
+        documents = self.documents()
         sentences = {name: read_tagged(document) for name, document in documents.items()}
         if tokenizer is None:
             tokenizer = TagTokenizer.train(sentences["train"], self.min_count)
@@ -214,12 +188,6 @@ class TaggedData:
     def describe(self, corpus: Corpus[TagTokenizer, Ragged]) -> str:
         """What there is to train on, for a person."""
         return f"{len(corpus.train):,} sentences with {len(corpus.tokenizer.tags)} tags"
-
-
-def _one_document(path: Path) -> Document:
-    if path.is_dir():
-        raise UserError(f"{path} is a directory: name a file of FORM TAB TAG lines")
-    return read_documents(path)[0]
 
 
 def _check_tags(sentences: Sequence[Sentence], tags: Vocabulary, name: str) -> None:

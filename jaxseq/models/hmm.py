@@ -25,6 +25,7 @@ from jaxseq.models.hmm_neural import NeuralEmission
 from jaxseq.ops import chain as chains
 from jaxseq.ops import chain_paths
 from jaxseq.ops.chain import Chain, Method
+from jaxseq.ops.padding import valid_steps_of
 from jaxseq.typing import Array, Float, Int, Key, PyTree
 
 CountedEmission = (
@@ -79,7 +80,7 @@ def filtered(
     """p(z_t | x_1, ..., x_t), 0 in the padding."""
     chain = as_chain(hmm, observations, lengths, labels)
     log_probs, _ = chains.filtered(chain, method=method)
-    return jnp.where(valid_steps(observations, lengths)[..., None], jnp.exp(log_probs), 0.0)
+    return jnp.where(valid_steps_of(observations, lengths)[..., None], jnp.exp(log_probs), 0.0)
 
 
 def smoothed(
@@ -155,17 +156,9 @@ def sample(
     return states, hmm.emission.draw(emission_key, states)
 
 
-def valid_steps(observations: Array, lengths: Array | None) -> Array:
-    """Which steps are real: (B, T), True is valid."""
-    batch, steps = observations.shape[:2]
-    if lengths is None:
-        return jnp.ones((batch, steps), bool)
-    return jnp.arange(steps)[None] < lengths[:, None]
-
-
 def without_padding(observations: Array, lengths: Array | None) -> Array:
     """The observations with 0 in the padding, before any arithmetic meets what stands there."""
-    valid = valid_steps(observations, lengths)
+    valid = valid_steps_of(observations, lengths)
     return jnp.where(valid[..., None] if observations.ndim == 3 else valid, observations, 0)
 
 
@@ -174,7 +167,7 @@ def as_chain(hmm: HMM, observations: Array, lengths: Array | None, labels: Array
     clean = without_padding(observations, lengths)
     emissions = hmm.emission.log_likelihoods(clean)
     if labels is not None:
-        known = valid_steps(observations, lengths) & (labels >= 0)
+        known = valid_steps_of(observations, lengths) & (labels >= 0)
         same = labels[..., None] == jnp.arange(emissions.shape[-1])[None, None]
         emissions = jnp.where(known[..., None] & ~same, -jnp.inf, emissions)
     return Chain(emissions, hmm.transitions, initial=hmm.initial[None], lengths=lengths)

@@ -21,13 +21,13 @@ from jaxseq.models.hmm import (
     Observations,
     as_chain,
     log_likelihood,
-    valid_steps,
     without_padding,
 )
 from jaxseq.models.hmm_data import checked, name_impossible
 from jaxseq.models.hmm_emissions import Prior, normalised
 from jaxseq.models.hmm_neural import NeuralEmission
 from jaxseq.ops import chain as chains
+from jaxseq.ops.padding import valid_steps_of
 from jaxseq.typing import Array, Float, Int, PyTree
 
 
@@ -163,7 +163,7 @@ def fit_labels(
 
 @jax.jit
 def _count(hmm: HMM, observations, lengths, labels, prior: Prior) -> HMM:
-    valid = valid_steps(observations, lengths)
+    valid = valid_steps_of(observations, lengths)
     states = jax.nn.one_hot(jnp.where(valid, labels, -1), hmm.initial.shape[0], dtype=hmm[0].dtype)
     statistics = Statistics(
         jnp.sum(states[:, 0], axis=0),
@@ -219,7 +219,7 @@ def loss(
     An impossible sequence adds infinity to the sum and nothing to the gradient.
     """
     total = -jnp.sum(log_likelihood(hmm, observations, lengths, labels))
-    weight = jnp.sum(valid_steps(observations, lengths), dtype=total.dtype)
+    weight = jnp.sum(valid_steps_of(observations, lengths), dtype=total.dtype)
     return total, weight
 
 

@@ -12,7 +12,7 @@ from jaxseq.nn.alignment import SEQUENTIAL, Alignment, AlignmentKind, Memory
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.recurrent import CellName, RecurrentStack
-from jaxseq.ops.padding import valid_steps
+from jaxseq.ops.padding import valid_steps_of
 from jaxseq.typing import Array, Float, Int, PyTree
 
 
@@ -169,7 +169,7 @@ class RNNSeq2Seq(nn.Module):
         """
         encoded = self.encode(source, source_lengths)
         carry = self.start(encoded)
-        valid = _valid(target_inputs, target_lengths)
+        valid = valid_steps_of(target_inputs, target_lengths)
         x = self.drop(self.target_embedding(jnp.where(valid, target_inputs, 0)))
         if self.config.input_feeding:
             steps = nn.scan(
@@ -188,7 +188,7 @@ class RNNSeq2Seq(nn.Module):
 
     def encode(self, source: Int[Array, "B S"], source_lengths: Int[Array, "B"]) -> Encoded:
         """Reads the source, once for all steps of the decoder."""
-        valid = _valid(source, source_lengths)
+        valid = valid_steps_of(source, source_lengths)
         x = self.drop(self.source_embedding(jnp.where(valid, source, 0)))
         y, _ = self.encoder(x, None, source_lengths)
         # What has read all of the source; 0 where there is none of it.
@@ -226,12 +226,6 @@ class RNNSeq2Seq(nn.Module):
     def _logits(self, hidden: Array, context: Array) -> Array:
         combined = jnp.tanh(self.combine(jnp.concatenate([context, hidden], axis=-1)))
         return self.output(self.drop(combined))
-
-
-def _valid(tokens: Array, lengths: Array | None) -> Array:
-    if lengths is None:
-        return jnp.ones(tokens.shape, bool)
-    return valid_steps(lengths, tokens.shape[1])
 
 
 def _last(tokens: Array, lengths: Array) -> Array:

@@ -15,7 +15,7 @@ from jaxseq.ops.alignment import (
     hide_padding,
     location_features,
 )
-from jaxseq.ops.padding import valid_steps
+from jaxseq.ops.padding import valid_steps_of
 from jaxseq.typing import Array, Bool, Float, Int
 
 AlignmentKind = Literal["additive", "dot", "general", "concat", "location", "coverage"]
@@ -89,9 +89,8 @@ class Alignment(nn.Module):
 
         Whatever stands in `memory` from `lengths` on, NaN included, is never seen.
         """
-        visible = jnp.ones(memory.shape[:2], bool)
+        visible = valid_steps_of(memory, lengths)
         if lengths is not None:
-            visible = valid_steps(lengths, memory.shape[1])
             memory = hide_padding(memory, visible)
         keys = memory if self.kind == "dot" else self.memory(memory)
         return Memory(memory, keys, visible)

@@ -2,12 +2,21 @@
 
 import jax.numpy as jnp
 
-from jaxseq.typing import Array, Bool, Float, Int
+from jaxseq.typing import Array, Bool, Float, Int, Shaped
 
 
 def valid_steps(lengths: Int[Array, "B"], num_steps: int) -> Bool[Array, "B T"]:
     """True where t < lengths[b], for t of 0 ... T - 1."""
     return jnp.arange(num_steps)[None, :] < lengths[:, None]
+
+
+def valid_steps_of(
+    x: Shaped[Array, "B T ..."], lengths: Int[Array, "B"] | None
+) -> Bool[Array, "B T"]:
+    """`valid_steps` for the rows of x; None: every step is."""
+    if lengths is None:
+        return jnp.ones(x.shape[:2], bool)
+    return valid_steps(lengths, x.shape[1])
 
 
 def zero_padding(

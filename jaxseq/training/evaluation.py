@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import numpy as np
 from jax.sharding import Sharding
 
 from jaxseq.data.batches import Batch
@@ -30,7 +29,7 @@ def evaluate(
     totals: dict[str, float] = defaultdict(float)
     for sums in jax.device_get(found):
         for name, value in sums.items():
-            totals[name] += float(np.float64(value))
+            totals[name] += float(value)
     return dict(totals)
 
 

@@ -82,6 +82,8 @@ def test_load_splits_and_batches(tmp_path):
     batch = data.train_batches(corpus, 0)[0]
     assert batch["source"].shape == batch["targets"].shape == (2, 8)
     assert data.load(corpus.tokenizer).tokenizer is corpus.tokenizer
+    with pytest.raises(UserError, match="is a directory"):
+        PairData(train=tmp_path, validation=data.validation).load()
     with pytest.raises(UserError, match=r"--data.batch-size is 0"):
         PairData(train=data.train, validation=data.validation, batch_size=0).load()
 
