@@ -163,7 +163,7 @@ def _with_run_dir(argv: list[str], run_dir: Path) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """The metrics of a run on a whole held-out split."""
+    """The metrics of a run on a whole held-out split, each with its 95 % bootstrap interval."""
 
     run_dir: Positional[Path]
     """A run directory."""
@@ -183,13 +183,18 @@ def evaluate(argv: list[str]) -> int:
     from jaxseq.training.run_directory import read_run
 
     run = read_run(options.run_dir, options.checkpoint)
-    metrics = {"step": run.step} | evaluate_run(run, options.run_dir, options.split)
+    found = evaluate_run(run, options.run_dir, options.split)
+    metrics = {"step": run.step} | found.metrics
     if options.json:
-        print(json.dumps(metrics))
+        print(json.dumps(metrics | {"intervals": found.intervals}))
         return 0
     width = max(map(len, metrics))
     for name, value in metrics.items():
-        print(f"{name:{width}}  {_rounded(value)}")
+        line = f"{name:{width}}  {_rounded(value)}"
+        if name in found.intervals:
+            low, high = map(_rounded, found.intervals[name])
+            line += f"  (95 %: {low} to {high})"
+        print(line)
     return 0
 
 
@@ -210,6 +215,8 @@ class Sample:
     """Text to go on from."""
     max_new_tokens: int = 500
     """Tokens to write."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text; the one that comes is not shown."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=SamplingConfig
     )
@@ -238,6 +245,7 @@ def sample(argv: list[str]) -> int:
         options.sampling,
         options.seed,
         partial(print, end="", flush=True),
+        options.stop,
     )
     print()
     return 0

@@ -114,13 +114,17 @@ def bench_case(
     seconds = dict(zip(sides, np.array(rows).T, strict=True))
     best = min((seconds[side] for side in theirs), key=np.median)
 
-    print(f"  prompt {prompt.shape[1]}, {case.new_tokens} new tokens; float32 sides write the same")
+    batch_size, length = prompt.shape
+    print(
+        f"  batch {batch_size}, prompt {length}, {case.new_tokens} new tokens; "
+        "float32 sides write the same"
+    )
     for side, taken in seconds.items():
         low, middle, high = np.percentile(taken, (25, 50, 75))
         ratio_low, ratio, ratio_high = np.percentile(best / taken, (25, 50, 75))
         print(
             f"    {side:34s} {1e3 * middle:8.1f} ms [{1e3 * low:.1f}, {1e3 * high:.1f}]"
-            f" {case.new_tokens / middle:8.0f} tokens/s"
+            f" {batch_size * case.new_tokens / middle:8.0f} tokens/s"
             f"   ratio {ratio:.2f} [{ratio_low:.2f}, {ratio_high:.2f}]"
         )
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -24,7 +25,7 @@ COST_FILE = "cost.json"
 class Result:
     """A finished run: its metrics, and the processor minutes that training it took."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     cpu_minutes: float
     parameters: int
 

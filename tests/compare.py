@@ -3,6 +3,7 @@
 A tolerance is never widened for a failing test: the cause is found.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,18 @@ def central_difference(function: Callable[[float], float], step: float = 1e-3) -
     near = function(step) - function(-step)
     far = function(2 * step) - function(-2 * step)
     return (8 * near - far) / (12 * step)
+
+
+def in_dtype(config: Any, dtype: str) -> Any:
+    """The config computing in `dtype`; float64 is the tests' own and no option for users."""
+    config = dataclasses.replace(config)
+    object.__setattr__(config, "dtype", dtype)
+    return config
+
+
+def float32(tree: Any) -> Any:
+    """The arrays of a tree in float32, as models have their parameters."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
 def random_params(module: Any, *arguments: Any, seed: int = 0, **keywords: Any) -> dict[str, Any]:

@@ -2,18 +2,26 @@
 
 import dataclasses
 import hashlib
-import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
+
+import numpy as np
 
 from jaxseq.data.batches import Batch, TrainBatches, evaluation_batches
-from jaxseq.data.packing import Windows
-from jaxseq.data.text import Document, read_documents, split_documents, standard_library
-from jaxseq.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+from jaxseq.data.documents import Documents
+from jaxseq.data.files import absolute
+from jaxseq.data.large_corpus import LargeCorpus
+from jaxseq.data.named_tokenizer import absolute_name, encode_all, end_ids, made_tokenizer
+from jaxseq.data.packing import TokenStream, Windows
+from jaxseq.data.rows import BadRows, OnBadRow
+from jaxseq.data.text import Document, split_documents, standard_library
+from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.errors import UserError
+
+_IN_MEMORY = 1 << 24
+"""Bytes of text up to which tokens are made at every start, which then takes a second or two."""
 
 Coder = TypeVar("Coder")
 Split = TypeVar("Split")
@@ -47,12 +55,21 @@ class TextData:
     """Text for a language model, and how it is cut into batches."""
 
     path: Path | None = None
-    """A text file, or a directory of text files (.gz too); None is the Python standard library.
-    `~` and `$NAME` of the environment are filled in."""
+    """A text file, a directory of them (.gz too), a glob, a URL (gs://, s3://, ...) or a dataset
+    hf://ORG/NAME[/CONFIG][?split=train]; None is the Python standard library. Each row of a .jsonl,
+    .parquet or .arrayrecord file is a document, and of a .tsv or .csv with a header. `~` and
+    `$NAME` of the environment are filled in."""
 
-    tokenizer: Literal["char", "byte", "word"] = "char"
-    """One token a character of the training text, one a UTF-8 byte, or one a word of it (those
-    that occur twice), run of spaces or other character."""
+    column: str = "text"
+    """The column of the text in files of rows."""
+
+    on_bad_row: OnBadRow = "error"
+    """Whether a row that cannot be read stops the load, or is left out, counted and reported."""
+
+    tokenizer: str = "char"
+    """`char`: one token a character of the training text; `byte`: one a UTF-8 byte; `word`: one a
+    word of it (those that occur twice), run of spaces or other character. Else the path of a
+    subword tokenizer; its end token, where it has one, stands behind each of several documents."""
 
     context: int = 64
     """Tokens in a window, T."""
@@ -67,11 +84,12 @@ class TextData:
     """Keep attention and targets inside one document where a window holds several."""
 
     def resolve(self) -> "TextData":
-        """The config with an absolute path, good in every working directory.
+        """The config with absolute paths, good in every working directory.
 
         Raises UserError for a path with an environment variable that is not set.
         """
-        return dataclasses.replace(self, path=self.path and absolute(self.path))
+        path = self.path and absolute(self.path)
+        return dataclasses.replace(self, path=path, tokenizer=absolute_name(self.tokenizer))
 
     def load(self, tokenizer: Tokenizer | None = None) -> Corpus[Tokenizer, Windows]:
         """Read, split, tokenize and cut the text.
@@ -80,23 +98,53 @@ class TextData:
         every token but the first is a target once, the last window padded.
 
         A `tokenizer` that a run has saved is used as it is; without one, it is made from the
-        training split alone. Raises UserError for a bad field, a path that cannot be read as text
-        (see `read_documents`) and a split shorter than a window.
+        training split alone, or read from the path that the config names. The tokens of more than
+        16 MB of text are kept on disk (see `token_cache`), and mapped.
+
+        Raises UserError for a bad field, a path that cannot be read as text (see `Documents`), bad
+        rows and a split shorter than a window.
         """
         self._check()
-        path = self.path
-        documents = standard_library() if path is None else read_documents(absolute(path))
+        if self.path is None:
+            return self._in_memory(standard_library(), tokenizer)
+        documents = Documents(absolute(self.path), self.column)
+        size = documents.num_bytes()
+        if size is None or size > _IN_MEMORY:
+            return self._on_disk(documents, tokenizer)
+        bad_rows = BadRows(self.on_bad_row)
+        found = list(documents.whole(bad_rows))
+        bad_rows.report()
+        return self._in_memory(found, tokenizer)
+
+    def _in_memory(
+        self, documents: Sequence[Document], tokenizer: Tokenizer | None
+    ) -> Corpus[Tokenizer, Windows]:
         train, validation = split_documents(documents, self.validation_fraction)
-        if tokenizer is None and self.tokenizer == "byte":
-            tokenizer = ByteTokenizer()
-        elif tokenizer is None:
-            kind = CharTokenizer if self.tokenizer == "char" else WordTokenizer
-            tokenizer = kind.train("".join(document.text for document in train))
+        if tokenizer is None:
+            tokenizer = made_tokenizer(self.tokenizer, ["".join(part.text for part in train)])
+        end = end_ids(tokenizer, len(documents))
+        tokens = [
+            [np.concatenate([ids, end]) for ids in encode_all(tokenizer, [d.text for d in part])]
+            for part in (train, validation)
+        ]
         return Corpus(
             tokenizer=tokenizer,
-            train=self._windows(train, tokenizer, "train"),
-            validation=self._windows(validation, tokenizer, "validation"),
+            train=self._windows(tokens[0], "train"),
+            validation=self._windows(tokens[1], "validation"),
             fingerprint=fingerprint(documents),
+            inputs=("\n",),
+        )
+
+    def _on_disk(
+        self, documents: Documents, tokenizer: Tokenizer | None
+    ) -> Corpus[Tokenizer, Windows]:
+        large = LargeCorpus(documents, self.validation_fraction, self.on_bad_row)
+        prepared = large.prepare(tokenizer, self.tokenizer)
+        return Corpus(
+            tokenizer=prepared.tokenizer,
+            train=self._windows(prepared.train, "train"),
+            validation=self._windows(prepared.validation, "validation"),
+            fingerprint=prepared.fingerprint,
             inputs=("\n",),
         )
 
@@ -122,26 +170,14 @@ class TextData:
                 "0 and 1, both excluded"
             )
 
-    def _windows(self, documents: Sequence[Document], tokenizer: Tokenizer, name: str) -> Windows:
+    def _windows(self, documents: Sequence[np.ndarray] | TokenStream, name: str) -> Windows:
         return Windows(
-            [tokenizer.encode(document.text) for document in documents],
+            documents,
             self.context,
             separate=self.separate_documents,
             drop_remainder=name == "train",
             name=name,
         )
-
-
-def absolute(path: Path) -> Path:
-    """The absolute path, `~` and `$NAME` filled in; UserError for a variable that is not set."""
-    expanded = Path(os.path.expandvars(path)).expanduser().resolve()
-    unset = re.search(r"\$\{?(\w+)", str(expanded))
-    if unset and not expanded.exists():
-        raise UserError(
-            f"cannot read {path}: the environment variable {unset[1]} is not set; set it, or say "
-            "with --data.path where the text is"
-        )
-    return expanded
 
 
 def fingerprint(documents: Sequence[Document]) -> str:

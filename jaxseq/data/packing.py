@@ -1,11 +1,31 @@
 """Token streams cut into windows of one context length, on demand."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxseq.errors import UserError
 from jaxseq.typing import Int, Shaped
+
+
+class TokenStream(NamedTuple):
+    """The tokens of documents one behind another, in memory or mapped from disk."""
+
+    tokens: Shaped[np.ndarray, " n"]
+    """Of any integer type, unsigned too; nobody writes into them."""
+
+    starts: Int[np.ndarray, " documents"]
+    """Where each document that has a token begins."""
+
+
+def join(documents: Sequence[Int[np.ndarray, " _"]]) -> TokenStream:
+    """The stream of `documents`, int32, in memory."""
+    lengths = np.array([len(document) for document in documents if len(document)], np.int64)
+    tokens = np.concatenate([np.zeros(0, np.int32), *documents]).astype(np.int32, copy=False)
+    # Windows are views of this array: nobody may write through them.
+    tokens.flags.writeable = False
+    return TokenStream(tokens, np.cumsum(lengths) - lengths)
 
 
 class Windows:
@@ -29,7 +49,7 @@ class Windows:
 
     def __init__(
         self,
-        documents: Sequence[Int[np.ndarray, " _"]],
+        documents: Sequence[Int[np.ndarray, " _"]] | TokenStream,
         context: int,
         *,
         separate: bool = False,
@@ -38,26 +58,25 @@ class Windows:
     ):
         """Concatenate `documents`; `name` says in errors which split this is.
 
+        A stream on disk stays there: only what a window needs is read, when it is.
+
         Raises UserError where there are fewer than context + 1 tokens, or, with `separate`, no
         document of two tokens.
         """
-        lengths = np.array([len(document) for document in documents if len(document)], np.int64)
-        tokens = int(lengths.sum())
+        stream = documents if isinstance(documents, TokenStream) else join(documents)
+        tokens = len(stream.tokens)
         if tokens < context + 1:
             raise UserError(
                 f"the {name} split has {tokens} tokens, fewer than the {context + 1} that a "
                 f"context of {context} needs: give a shorter --data.context or more text"
             )
-        if separate and max(map(len, documents)) < 2:
+        if separate and tokens == len(stream.starts):
             raise UserError(
                 f"every document of the {name} split is a single token, so that nothing can be "
                 "predicted: give longer documents or drop --data.separate-documents"
             )
         self.context = context
-        self.tokens = np.concatenate(list(documents)).astype(np.int32, copy=False)
-        # Windows are views of this array: nobody may write through them.
-        self.tokens.flags.writeable = False
-        self._starts = np.cumsum(lengths) - lengths
+        self.tokens, self._starts = stream
         self._separate = separate
         full, rest = divmod(tokens - 1, context)
         self._length = full + (rest > 0 and not drop_remainder)
@@ -71,7 +90,7 @@ class Windows:
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         start = index * self.context
-        tokens = self.tokens[start : start + self.context + 1]
+        tokens = self.tokens[start : start + self.context + 1].astype(np.int32, copy=False)
         pad = self.context + 1 - len(tokens)
         if pad:
             tokens = np.pad(tokens, (0, pad))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from jaxseq.data.corpus import absolute
+from jaxseq.data.files import absolute
 from jaxseq.data.text import Document, read_documents
 from jaxseq.errors import UserError
 
@@ -42,8 +42,10 @@ class SplitFiles:
 def _read_file(path: Path) -> Document:
     if path.is_dir():
         raise UserError(f"{path} is a directory: name a file, a split has one")
-    (document,) = read_documents(path)
-    return document
+    documents = read_documents(path)
+    if len(documents) > 1:
+        raise UserError(f"{path} matches {len(documents)} files: name one, a split has one")
+    return documents[0]
 
 
 def two_fields(document: Document, form: str) -> Iterator[tuple[int, tuple[str, str] | None]]:

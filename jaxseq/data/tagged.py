@@ -164,7 +164,7 @@ class TaggedData(SplitFiles):
             tokenizer = TagTokenizer.train(sentences["train"], self.min_count)
         splits = {}
         for name, found in sentences.items():
-            _check_tags(found, tokenizer.tags, documents[name].name)
+            check_tags(found, tokenizer.tags, documents[name].name)
             examples = [tokenizer.example(sentence.words, sentence.tags) for sentence in found]
             splits[name] = Ragged(examples, by="words", batch_size=self.batch_size)
         shown = [" ".join(sentence.words) for sentence in sentences["validation"][:400:100]]
@@ -190,7 +190,8 @@ class TaggedData(SplitFiles):
         return f"{len(corpus.train):,} sentences with {len(corpus.tokenizer.tags)} tags"
 
 
-def _check_tags(sentences: Sequence[Sentence], tags: Vocabulary, name: str) -> None:
+def check_tags(sentences: Sequence[Sentence], tags: Vocabulary, name: str) -> None:
+    """Raises UserError naming file `name` and line for a tag that is not among `tags`."""
     for sentence in sentences:
         for offset, tag in enumerate(sentence.tags):
             if tag not in tags:

@@ -1,16 +1,22 @@
 """Documents from files, directories and the Python standard library, and their split."""
 
-import gzip
-import logging
-import os
+import codecs
 import sys
 import sysconfig
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxseq.data.files import (
+    SourceFile,
+    as_path,
+    as_url,
+    counted,
+    find_files,
+    not_utf8,
+    warn_of_skipped,
+)
 from jaxseq.errors import UserError
 
 TEXT_SUFFIXES = (
@@ -21,8 +27,6 @@ TEXT_SUFFIXES = (
 )  # fmt: skip
 """The files that `read_documents` takes from a directory, in either case, with `.gz` or without;
 "" is a name without a suffix (LICENSE, wiki_00)."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,80 +45,68 @@ def read_documents(path: Path) -> list[Document]:
 
     A file may have any name; `.gz` is decompressed. In a directory, hidden files and directories
     and empty files are passed over, links to directories are not followed, and files whose suffix
-    is not in `TEXT_SUFFIXES` are skipped with one logged warning that counts them.
+    is not in `TEXT_SUFFIXES` are skipped with one logged warning that counts them. A glob and a
+    URL are taken too (see `find_files`).
 
     Raises UserError for a path that is missing, empty or unreadable, for text that is not UTF-8
     (with its line and byte) and for a damaged gzip file.
     """
-    try:
-        # stat, because is_file() hides why a path cannot be looked at
-        path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if path.is_dir():
-        return _read_directory(path)
-    if not path.is_file():
-        raise UserError(f"{path} is neither a file nor a directory: name a text file")
-    document = Document(path.name, _read_text(path))
-    if not document.text:
-        raise UserError(f"{path} is empty: name a file with text in it")
-    return [document]
-
-
-def _read_directory(directory: Path) -> list[Document]:
-    chosen: list[Path] = []
-    skipped: Counter[str] = Counter()
-
-    def stop(error: OSError) -> None:
-        raise _unreadable(Path(error.filename), error) from error
-
-    for folder, subfolders, names in os.walk(directory, onerror=stop):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            suffix = Path(name.lower().removesuffix(".gz")).suffix
-            if name.startswith("."):
-                continue
-            if suffix in TEXT_SUFFIXES:
-                chosen.append(Path(folder, name))
-            else:
-                skipped[suffix] += 1
-    by_name = {file.relative_to(directory).as_posix(): file for file in chosen}
-    documents = [Document(name, _read_text(by_name[name])) for name in sorted(by_name)]
+    files, skipped = find_files(path, TEXT_SUFFIXES)
+    documents = [Document(file.name, read_text(file)) for file in files]
     documents = [document for document in documents if document.text]
-
-    counts = ", ".join(f"{count} *{suffix}" for suffix, count in skipped.most_common(8))
     if not documents:
-        found = f"{len(chosen)} empty text files" + (f", and skipped {counts}" if counts else "")
-        raise UserError(
-            f"no text in the directory {directory} (found {found}): name a directory with "
-            "non-empty text files (.txt, .md, .py, ..., or gzipped), or a single file of any name"
-        )
-    if skipped:
-        _log.warning("%s: skipped %d files by suffix: %s", directory, skipped.total(), counts)
+        raise no_text(path, len(files), skipped)
+    warn_of_skipped(path, skipped)
     return documents
 
 
-def _read_text(file: Path) -> str:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    if file.suffix.lower() == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{file} is not a whole gzip file ({error}): fetch it again, or drop its .gz"
-            ) from error
+def no_text(source: Path, empty: int, skipped: Counter[str]) -> UserError:
+    """The error for a source of which `empty` files were read, and nothing found in them."""
+    if empty == 1 and not skipped and as_url(source) is None and not as_path(source).is_dir():
+        return UserError(f"{source} is empty: name a file with text in it")
+    found = f"{empty} empty text files"
+    if skipped:
+        found += f", and skipped {counted(skipped)}"
+    return UserError(
+        f"no text in the directory {source} (found {found}): name a directory with "
+        "non-empty text files (.txt, .md, .py, ..., or gzipped), or a single file of any name"
+    )
+
+
+def read_text(file: SourceFile) -> str:
+    """Return the text of a file; UserError where it cannot be read and for text not UTF-8."""
+    data = file.read()
     try:
         # bytes.decode, unlike open(), leaves \r\n alone
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{file}, line {line} (byte {error.start}): not UTF-8 text; convert it (for example "
-            "with iconv -t utf-8) or leave it out"
-        ) from error
+        raise not_utf8(file.path, line, error.start) from error
+
+
+def text_blocks(file: SourceFile) -> Iterator[str]:
+    """Yield the text of a file in blocks of about a megabyte; raises as `read_text` does."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    consumed, lines = 0, 1
+    with file.open() as data:
+        while True:
+            block = data.read(_BLOCK)
+            # The bytes of a character that the last block began are still with the decoder.
+            waiting = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                line = lines + error.object.count(b"\n", 0, error.start)
+                raise not_utf8(file.path, line, consumed - waiting + error.start) from error
+            consumed += len(block)
+            lines += block.count(b"\n")
+            if text:
+                yield text
+            if not block:
+                return
+
+
+_BLOCK = 1 << 20
 
 
 def read_lines(path: Path | None) -> Iterator[str]:
@@ -129,13 +121,9 @@ def read_lines(path: Path | None) -> Iterator[str]:
     if path.is_dir():
         raise UserError(f"{path} is a directory: name a text file with one input a line")
     # Not splitlines(): it cuts at characters that are no line ends in a file.
-    text = _read_text(path)
+    text = read_text(SourceFile(path.name, path))
     lines = text.split("\n")
     yield from (line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions")
 
 
 def standard_library() -> list[Document]:
@@ -171,16 +159,24 @@ def split_documents(
     """
     if len(documents) == 1:
         (document,) = documents
-        boundary = int(len(document.text) * (1 - validation_fraction))
+        boundary = kept_characters(len(document.text), validation_fraction)
         return (
             [Document(document.name, document.text[:boundary])],
             [Document(document.name, document.text[boundary:])],
         )
-    n = len(documents)
-    held = min(max(1, round(n * validation_fraction)), n - 1)
-    # The middle of each of `held` equal stretches of the list.
-    validation = {(2 * i + 1) * n // (2 * held) for i in range(held)}
+    validation = held_out(len(documents), validation_fraction)
     return (
         [document for i, document in enumerate(documents) if i not in validation],
         [document for i, document in enumerate(documents) if i in validation],
     )
+
+
+def held_out(n: int, validation_fraction: float) -> set[int]:
+    """Which of n > 1 documents are held out: the middle of each of equal stretches of the list."""
+    held = min(max(1, round(n * validation_fraction)), n - 1)
+    return {(2 * i + 1) * n // (2 * held) for i in range(held)}
+
+
+def kept_characters(n: int, validation_fraction: float) -> int:
+    """How many of the n characters of a single document are trained on."""
+    return int(n * (1 - validation_fraction))

@@ -4,7 +4,7 @@ import codecs
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -100,7 +100,7 @@ class ByteTokenizer:
         return []
 
     def _to_bytes(self, ids: ArrayLike) -> bytes:
-        return _checked(ids, self.vocab_size).astype(np.uint8).tobytes()
+        return checked_ids(ids, self.vocab_size).astype(np.uint8).tobytes()
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class CharTokenizer:
 
     def decode(self, ids: ArrayLike) -> str:
         """Return the text of `ids`."""
-        code_points = _code_points(UNKNOWN + self.characters)[_checked(ids, self.vocab_size)]
+        code_points = _code_points(UNKNOWN + self.characters)[checked_ids(ids, self.vocab_size)]
         return code_points.tobytes().decode("utf-32-le", "surrogatepass")
 
     def stream_decoder(self) -> StreamDecoder:
@@ -174,9 +174,12 @@ class WordTokenizer:
     """The known pieces, each once, the most frequent first."""
 
     @classmethod
-    def train(cls, text: str, min_count: int = 2) -> "WordTokenizer":
-        """Return the tokenizer of the pieces that occur `min_count` times in `text`."""
-        return cls(Vocabulary.build(Counter(_PIECES.findall(text)), (), min_count).entries)
+    def train(cls, texts: str | Iterable[str], min_count: int = 2) -> "WordTokenizer":
+        """Return the tokenizer of the pieces that occur `min_count` times in a text or several."""
+        counts = Counter[str]()
+        for text in [texts] if isinstance(texts, str) else texts:
+            counts.update(_PIECES.findall(text))
+        return cls(Vocabulary.build(counts, (), min_count).entries)
 
     @property
     def vocab_size(self) -> int:
@@ -196,7 +199,7 @@ class WordTokenizer:
     def decode(self, ids: ArrayLike) -> str:
         """Return the text of `ids`."""
         pieces = (UNKNOWN, *self.entries)
-        return "".join(pieces[i] for i in _checked(ids, self.vocab_size).tolist())
+        return "".join(pieces[i] for i in checked_ids(ids, self.vocab_size).tolist())
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder for ids that arrive in pieces (a character is never cut here)."""
@@ -222,7 +225,8 @@ def _code_points(text: str) -> Int[np.ndarray, " characters"]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4")
 
 
-def _checked(ids: ArrayLike, vocab_size: int) -> Int[np.ndarray, " tokens"]:
+def checked_ids(ids: ArrayLike, vocab_size: int) -> Int[np.ndarray, " tokens"]:
+    """Return `ids` as an array; ValueError for one outside 0..vocab_size - 1."""
     array = np.asarray(ids)
     if array.size == 0:  # np.asarray([]) is float64
         return np.zeros(0, np.int32)

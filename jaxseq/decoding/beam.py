@@ -19,6 +19,12 @@ from jaxseq.ops.precision import accumulator
 from jaxseq.typing import Array, Bool, Float, Int, PyTree
 
 Step = Callable[[Array, PyTree], tuple[Array, PyTree]]
+Reorder = Callable[[PyTree, Array], PyTree]
+
+
+def take_rows(carry: PyTree, rows: Int[Array, "J"]) -> PyTree:
+    """Row rows[j] of every leaf, for each j."""
+    return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), carry)
 
 
 class _Beam(NamedTuple):
@@ -41,9 +47,11 @@ def beam_search(
     batch_size: int,
     beam_size: int,
     max_length: int,
-    start_token: int,
+    start_token: int | Int[Array, "B"],
     end_token: int,
     length_penalty: float = 0.0,
+    early_stopping: bool = False,
+    reorder: Reorder = take_rows,
 ) -> tuple[Int[Array, "B K L"], Int[Array, "B K"], Float[Array, "B K"]]:
     """The K best finished hypotheses that a beam of K finds: (tokens, lengths, scores), best first.
 
@@ -54,13 +62,15 @@ def beam_search(
 
     `step(tokens (B*K,), carry)` gives the log-probabilities (B*K, V), V at least 2, of the next
     token and the new carry, whose leaves have leading axis B*K: hypothesis k of row b is number
-    b K + k. `carry` is that of the start, each row's repeated K times (`repeat_rows`).
+    b K + k. `carry` is that of the start, each row's repeated K times (`repeat_rows`). The carry
+    of the hypotheses that go on is `reorder(carry, rows)`: hypothesis j goes on from `rows[j]`.
 
     `lengths` counts tokens before the end token; behind them stands `end_token`. Where fewer than
     K hypotheses exist, the rest have score -infinity and length 0. A row's search ends when no
     unfinished hypothesis can come to be among its K best finished ones, whatever follows: its log-
     probability, which only falls, over lp(max_length) is not above the worst of them. Then the
-    loop of the whole batch ends with the last row, and no row depends on the others.
+    loop of the whole batch ends with the last row, and no row depends on the others. With
+    `early_stopping` a row's search ends as soon as K hypotheses are finished, good or not.
 
     With K = 1 and no length penalty this is `greedy_search`; with K at least the number of all
     hypotheses it is exhaustive. Call it under `jit`. Raises ValueError naming the argument that is
@@ -72,9 +82,13 @@ def beam_search(
     def penalty(length: Array) -> Array:
         return _length_penalty(length, length_penalty, dtype)
 
+    def stopped(beam: _Beam) -> Bool[Array, "B 1"]:
+        return early_stopping & (beam.finished_scores[:, -1:] > -jnp.inf)
+
     def unfinished(beam: _Beam) -> Bool[Array, ""]:
         bound = beam.log_probs[:, 0] / penalty(jnp.asarray(max_length))
-        return (beam.at < max_length) & jnp.any(bound > beam.finished_scores[:, -1])
+        can_win = (bound > beam.finished_scores[:, -1]) & ~stopped(beam)[:, 0]
+        return (beam.at < max_length) & jnp.any(can_win)
 
     def write(beam: _Beam) -> _Beam:
         log_probs, carry = step(beam.last, beam.carry)
@@ -87,7 +101,7 @@ def beam_search(
         tokens = _choose(beam.tokens, parents)
 
         # The ends among the K likeliest; `tokens` is full of end tokens from here on.
-        at_end = ends[:, :beam_size]
+        at_end = ends[:, :beam_size] & ~stopped(beam)
         scores = jnp.where(at_end, totals[:, :beam_size] / penalty(beam.at + 1), -jnp.inf)
         finished = _best_finished(
             (beam.finished_tokens, beam.finished_lengths, beam.finished_scores),
@@ -106,11 +120,12 @@ def beam_search(
             tokens,
             _choose(totals, alive),
             written.reshape(-1),
-            jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), carry),
+            reorder(carry, rows),
             *finished,
         )
 
-    starts = jnp.full(batch_size * beam_size, start_token, jnp.int32)
+    starts = jnp.broadcast_to(jnp.asarray(start_token, jnp.int32), batch_size)
+    starts = jnp.repeat(starts, beam_size)
     dtype = _score_dtype(step, starts, carry)
     nothing = jnp.full((*shape, max_length), end_token, jnp.int32)
     # All K start as one and the same hypothesis: only the first counts.
@@ -128,7 +143,8 @@ def beam_search(
     beam = lax.while_loop(unfinished, write, beam)
 
     # What has written max_length tokens is finished too.
-    scores = jnp.where(beam.at == max_length, beam.log_probs / penalty(beam.at), -jnp.inf)
+    cut = (beam.at == max_length) & ~stopped(beam)
+    scores = jnp.where(cut, beam.log_probs / penalty(beam.at), -jnp.inf)
     tokens, lengths, scores = _best_finished(
         (beam.finished_tokens, beam.finished_lengths, beam.finished_scores),
         (beam.tokens, jnp.full(shape, max_length), scores),

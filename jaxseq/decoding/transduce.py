@@ -53,7 +53,7 @@ def translate(
         logits, _, carry = run("decode_step", tokens, carry, wide)
         return jax.nn.log_softmax(logits.astype(accumulator(logits.dtype))), carry
 
-    options = {
+    options: dict[str, Any] = {
         "batch_size": source.shape[0],
         "max_length": max_length,
         "start_token": start_token,

@@ -7,18 +7,47 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
-from jaxseq.nn.attention import KVCache
+from jaxseq.models.checks import (
+    check_context,
+    check_counts,
+    check_heads,
+    check_positive,
+    check_shares,
+    check_vocabulary,
+    option,
+)
+from jaxseq.nn.attention import AttentionConfig
 from jaxseq.nn.embedding import Embedding
+from jaxseq.nn.experts import Experts
 from jaxseq.nn.linear import Linear
-from jaxseq.nn.transformer import Block, make_norm, stack
+from jaxseq.nn.mlp import Activation
+from jaxseq.nn.transformer import BlockCache, BlockConfig, StackInputs, make_norm, stack
+from jaxseq.ops.attention import Backend
+from jaxseq.ops.positions import Rotary
 from jaxseq.typing import Array, Float, Int
+
+EVERYTHING = 2**30
+"""A window that no text fills: of a layer that looks at all, in a stack where others do not."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
-    """The architecture. The defaults are GPT-2's choices at nanoGPT's laptop size."""
+    """The architecture. The defaults are GPT-2's choices at nanoGPT's laptop size.
+
+    Llama, Mistral and Qwen: positions="rotary", norm="rms", activation="swiglu", use_bias=False,
+    tie_embeddings=False, num_kv_heads, rotary.base; qkv_bias for Qwen2, qk_norm for Qwen3, windows
+    for Mistral, experts for a mixture.
+    """
 
     separates_documents: ClassVar[bool] = True
+    WAYS_OF_COMPUTING: ClassVar[tuple[str, ...]] = (
+        "dropout",
+        "dtype",
+        "remat",
+        "unroll_layers",
+        "attention_backend",
+    )
+    """Fields that change no parameter, and that a fine-tuned run chooses for itself."""
 
     vocab_size: int = 0
     """Tokens in the vocabulary; 0: as many as the tokenizer has."""
@@ -32,22 +61,37 @@ class GPTConfig:
     """Query heads; they must divide the width."""
     num_kv_heads: int = 0
     """Key/value heads shared by groups of query heads; 0: one for each query head."""
+    head_size: int = 0
+    """Size of a head (H); 0: width / num_heads."""
     mlp_hidden: int = 0
     """Width of the feed-forward layer (F); 0: 4 x width."""
     positions: Literal["learned", "rotary"] = "learned"
     """How the model knows where a token stands."""
-    rotary_base: float = 10_000.0
-    """Base of the rotary wavelengths."""
+    rotary: Rotary = dataclasses.field(default_factory=Rotary)
+    """The wavelengths of rotary positions."""
+    windows: tuple[int, ...] = ()
+    """How many tokens back each layer looks, itself included, repeated over the layers; 0: all.
+    `512 0` alternates."""
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm or RMSNorm."""
+    norm_epsilon: float = 1e-5
+    """What is added to the variance."""
     norm_position: Literal["pre", "post"] = "pre"
     """Normalise the input of each layer, or the residual sum behind it."""
-    activation: Literal["gelu", "swiglu"] = "gelu"
+    activation: Activation = "gelu"
     """The feed-forward nonlinearity."""
+    experts: Experts = dataclasses.field(default_factory=Experts)
+    """A mixture of experts in place of the feed-forward layer."""
     qk_norm: bool = False
     """Normalise queries and keys per head."""
     use_bias: bool = True
     """Biases in linear layers and LayerNorm."""
+    qkv_bias: bool = False
+    """Biases of queries, keys and values even where use_bias is off."""
+    soft_cap: float = 0.0
+    """Attention scores e become c tanh(e / c); 0: they stay."""
+    final_soft_cap: float = 0.0
+    """The same for the logits."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix too."""
     dropout: float = 0.0
@@ -58,6 +102,8 @@ class GPTConfig:
     """What the backward pass recomputes instead of storing."""
     unroll_layers: int = 1
     """Blocks laid out per loop iteration: more compiles slower and runs faster."""
+    attention_backend: Backend = "auto"
+    """How attention is computed."""
 
     def resolve(self, *, vocab_size: int, context: int) -> "GPTConfig":
         """The config with every 0 filled in, checked.
@@ -70,46 +116,37 @@ class GPTConfig:
             vocab_size=self.vocab_size or vocab_size,
             context=self.context or context,
             num_kv_heads=self.num_kv_heads or self.num_heads,
+            head_size=self.head_size or self.width // max(self.num_heads, 1),
             mlp_hidden=self.mlp_hidden or 4 * self.width,
         )
-        counts = ("num_layers", "width", "num_heads", "num_kv_heads", "mlp_hidden", "unroll_layers")
-        for name in counts:
-            if getattr(resolved, name) < 1:
-                raise UserError(
-                    f"--model.{name.replace('_', '-')} is {getattr(resolved, name)}; "
-                    "it must be at least 1"
-                )
-        if resolved.width % resolved.num_heads:
-            fits = [n for n in range(1, resolved.width + 1) if resolved.width % n == 0]
-            near = min(fits, key=lambda n: abs(n - resolved.num_heads))
-            raise UserError(
-                f"--model.num-heads {resolved.num_heads} does not divide --model.width "
-                f"{resolved.width}; the nearest that does is {near}"
-            )
+        check_counts(
+            resolved,
+            *("num_layers", "width", "num_heads", "num_kv_heads", "head_size", "mlp_hidden"),
+            "unroll_layers",
+        )
+        if not self.head_size:
+            check_heads(resolved)
         if resolved.num_heads % resolved.num_kv_heads:
             raise UserError(
                 f"--model.num-kv-heads {resolved.num_kv_heads} does not divide "
                 f"--model.num-heads {resolved.num_heads}"
             )
-        if resolved.positions == "rotary" and (resolved.width // resolved.num_heads) % 2:
+        if resolved.positions == "rotary" and resolved.head_size % 2:
             raise UserError(
                 f"rotary positions need an even head size; --model.width {resolved.width} over "
                 f"--model.num-heads {resolved.num_heads} is odd"
             )
-        if resolved.rotary_base <= 0:
-            raise UserError(f"--model.rotary-base is {resolved.rotary_base}; it must be positive")
-        if not 0.0 <= resolved.dropout < 1.0:
-            raise UserError(f"--model.dropout is {resolved.dropout}; it must be in [0, 1)")
-        if resolved.vocab_size < vocab_size:
-            raise UserError(
-                f"--model.vocab-size {resolved.vocab_size} is smaller than the tokenizer's "
-                f"{vocab_size}; leave it at 0 to follow the tokenizer"
-            )
-        if resolved.context < context:
-            raise UserError(
-                f"--model.context {resolved.context} is shorter than --data.context {context}; "
-                "leave it at 0 to follow the data"
-            )
+        check_positive(resolved, "rotary.base", "rotary.factor", "norm_epsilon")
+        for name, value in (
+            ("windows", min(resolved.windows, default=0)),
+            ("soft_cap", resolved.soft_cap),
+            ("final_soft_cap", resolved.final_soft_cap),
+        ):
+            if value < 0:
+                raise UserError(f"{option(name)} is {value}; it must not be negative")
+        check_shares(resolved, "dropout")
+        check_vocabulary(resolved, vocab_size)
+        check_context(resolved, context)
         return resolved
 
     def build(self, deterministic: bool = True) -> "GPT":
@@ -141,28 +178,49 @@ class GPT(nn.Module):
             axes = ("position", "embed")
             self.position_embedding = Embedding(config.context, config.width, axes)
         self.drop = nn.Dropout(config.dropout, deterministic=self.deterministic)
+        residual_init_scale = 0.02 / (2 * config.num_layers) ** 0.5
+        one_window = config.windows[0] if len(set(config.windows)) == 1 else 0
+        attention = AttentionConfig(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_size=config.head_size,
+            rotary=config.rotary if config.positions == "rotary" else None,
+            qk_norm=config.qk_norm,
+            norm_epsilon=config.norm_epsilon,
+            qkv_bias=config.use_bias or config.qkv_bias,
+            out_bias=config.use_bias,
+            window=one_window or None,
+            soft_cap=config.soft_cap or None,
+            dropout_rate=config.dropout,
+            output_init_scale=residual_init_scale,
+            dtype=dtype,
+            backend=config.attention_backend,
+        )
+        block = BlockConfig(
+            attention=attention,
+            mlp_hidden=config.mlp_hidden,
+            activation=config.activation,
+            experts=config.experts,
+            norm=config.norm,
+            norm_epsilon=config.norm_epsilon,
+            norm_position=config.norm_position,
+            use_bias=config.use_bias,
+            dropout_rate=config.dropout,
+            residual_init_scale=residual_init_scale,
+            dtype=dtype,
+        )
         self.blocks = stack(
-            Block,
+            block,
             config.num_layers,
+            deterministic=self.deterministic,
             scan=self.scan_layers,
             unroll=config.unroll_layers,
             remat=config.remat,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            mlp_hidden=config.mlp_hidden,
-            activation=config.activation,
-            norm=config.norm,
-            norm_position=config.norm_position,
-            rotary_base=config.rotary_base if config.positions == "rotary" else None,
-            qk_norm=config.qk_norm,
-            use_bias=config.use_bias,
-            dropout_rate=config.dropout,
-            deterministic=self.deterministic,
-            residual_init_scale=0.02 / (2 * config.num_layers) ** 0.5,
-            dtype=dtype,
         )
         if config.norm_position == "pre":
-            self.final_norm = make_norm(config.norm, config.use_bias, "final_norm")
+            self.final_norm = make_norm(
+                config.norm, config.norm_epsilon, config.use_bias, "final_norm"
+            )
         if not config.tie_embeddings:
             self.output = Linear(config.vocab_size, ("embed", "vocab"), False, dtype=dtype)
 
@@ -178,35 +236,66 @@ class GPT(nn.Module):
         `segments` numbers the documents packed into a row (0: padding); a token sees its own
         document alone. `positions` default to 0, 1, ... along the row.
         """
+        return self.logits(self.hidden(tokens, positions=positions, segments=segments))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "#B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """What the logits are made of: the state of the last layer, normalised."""
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None]
         if segments is not None:
             # Whatever number stands in the padding, it is looked up in the tables: let it be 0.
             tokens = jnp.where(segments == 0, 0, tokens)
             positions = jnp.where(segments == 0, 0, jnp.broadcast_to(positions, tokens.shape))
-        logits, _ = self._forward(tokens, positions, segments)
+        return self._forward(tokens, None, StackInputs(positions, segments))[0]
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """The logits of hidden states."""
+        config = self.config
+        logits = self.embedding.attend(hidden) if config.tie_embeddings else self.output(hidden)
+        if config.final_soft_cap:
+            logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
         return logits
 
     def decode(
         self,
         tokens: Int[Array, "B T"],
-        cache: KVCache | tuple[KVCache, ...],
+        cache: BlockCache | tuple[BlockCache, ...],
         cache_length: Int[Array, ""],
-    ) -> tuple[Float[Array, "B T V"], KVCache | tuple[KVCache, ...]]:
+        first_slot: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B T V"], BlockCache | tuple[BlockCache, ...]]:
         """Logits of T new tokens behind `cache_length` cached ones, and the cache with them in it.
 
         The cache has a leading layer axis (see `decoding.cache.init_cache`), or is a tuple with
-        one cache for each layer where `scan_layers` is False.
+        one cache for each layer where `scan_layers` is False. Rows of unequal length end in the
+        same slot: each begins in its `first_slot`, before which nothing is looked at.
         """
-        positions = (cache_length + jnp.arange(tokens.shape[1]))[None]
-        return self._forward(tokens, positions, None, cache, cache_length)
+        positions, slots = (cache_length + jnp.arange(tokens.shape[1]))[None], None
+        if first_slot is not None:
+            caches = cache if isinstance(cache, BlockCache) else cache[0]
+            numbers = jnp.arange(caches.own.key.shape[-3])
+            slots = numbers[None] >= first_slot[:, None]
+            before = positions < first_slot[:, None]
+            positions = jnp.where(before, 0, positions - first_slot[:, None])
+            tokens = jnp.where(before, 0, tokens)
+        inputs = StackInputs(positions, cache_length=cache_length, slots=slots)
+        x, cache = self._forward(tokens, cache, inputs)
+        return self.logits(x), cache
 
-    def _forward(self, tokens, positions, segments, cache=None, cache_length=None):
+    def _forward(self, tokens, cache, inputs):
+        config, windows = self.config, None
         x = self.embedding(tokens)
-        if self.config.positions == "learned":
-            x = x + self.position_embedding(jnp.broadcast_to(positions, tokens.shape))
-        x, cache = self.blocks(self.drop(x), cache, positions, segments, cache_length)
-        if self.config.norm_position == "pre":
+        if config.positions == "learned":
+            x = x + self.position_embedding(jnp.broadcast_to(inputs.positions, tokens.shape))
+        if len(set(config.windows)) > 1:
+            repeated = [config.windows[i % len(config.windows)] for i in range(config.num_layers)]
+            windows = jnp.asarray([window or EVERYTHING for window in repeated], jnp.int32)
+        x, cache = self.blocks(self.drop(x), cache, windows, inputs)
+        if config.norm_position == "pre":
             x = self.final_norm(x)
-        logits = self.embedding.attend(x) if self.config.tie_embeddings else self.output(x)
-        return logits, cache
+        return x, cache

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
+from jaxseq.models.checks import check_counts, check_shares, check_vocabulary
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.mlp import MLP
@@ -51,25 +52,11 @@ class RNNLMConfig:
         Raises UserError naming the option that is out of range.
         """
         resolved = dataclasses.replace(self, vocab_size=self.vocab_size or vocab_size)
-        for name in ("num_layers", "width"):
-            if getattr(resolved, name) < 1:
-                raise UserError(
-                    f"--model.{name.replace('_', '-')} is {getattr(resolved, name)}; "
-                    "it must be at least 1"
-                )
+        check_counts(resolved, "num_layers", "width")
         if resolved.mlp_hidden < 0:
             raise UserError(f"--model.mlp-hidden is {resolved.mlp_hidden}; it must be 0 or more")
-        for name in ("dropout", "variational_dropout"):
-            if not 0.0 <= getattr(resolved, name) < 1.0:
-                raise UserError(
-                    f"--model.{name.replace('_', '-')} is {getattr(resolved, name)}; "
-                    "it must be in [0, 1)"
-                )
-        if resolved.vocab_size < vocab_size:
-            raise UserError(
-                f"--model.vocab-size {resolved.vocab_size} is smaller than the tokenizer's "
-                f"{vocab_size}; leave it at 0 to follow the tokenizer"
-            )
+        check_shares(resolved, "dropout", "variational_dropout")
+        check_vocabulary(resolved, vocab_size)
         return resolved
 
     def build(self, deterministic: bool = True) -> "RNNLM":

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxseq.errors import UserError
+from jaxseq.models.checks import check_counts, check_shares, check_vocabulary
 from jaxseq.nn.alignment import SEQUENTIAL, Alignment, AlignmentKind, Memory
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
@@ -58,12 +59,7 @@ class RNNSeq2SeqConfig:
             target_vocab_size=self.target_vocab_size or target_vocab_size,
             embedding_width=self.embedding_width or self.width,
         )
-        for name in ("encoder_layers", "decoder_layers", "width", "embedding_width"):
-            if getattr(resolved, name) < 1:
-                raise UserError(
-                    f"--model.{name.replace('_', '-')} is {getattr(resolved, name)}; "
-                    "it must be at least 1"
-                )
+        check_counts(resolved, "encoder_layers", "decoder_layers", "width", "embedding_width")
         if resolved.bidirectional and resolved.width % 2:
             raise UserError(
                 f"--model.width {resolved.width} is odd and cannot be halved between the two "
@@ -74,15 +70,9 @@ class RNNSeq2SeqConfig:
                 f"--model.attention {resolved.attention} scores by the steps before and cannot "
                 "see all at once; give --model.input-feeding"
             )
-        if not 0.0 <= resolved.dropout < 1.0:
-            raise UserError(f"--model.dropout is {resolved.dropout}; it must be in [0, 1)")
-        for side, size in (("source", source_vocab_size), ("target", target_vocab_size)):
-            chosen = getattr(resolved, f"{side}_vocab_size")
-            if chosen < size:
-                raise UserError(
-                    f"--model.{side}-vocab-size {chosen} is smaller than the data's {size}; "
-                    "leave it at 0 to follow the data"
-                )
+        check_shares(resolved, "dropout")
+        check_vocabulary(resolved, source_vocab_size, "source_vocab_size", "the data")
+        check_vocabulary(resolved, target_vocab_size, "target_vocab_size", "the data")
         return resolved
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
+from jaxseq.models.checks import check_counts, check_shares
 from jaxseq.nn.characters import CharacterCNN, CharacterLSTM
 from jaxseq.nn.crf import CRF, legality
 from jaxseq.nn.embedding import Embedding
@@ -79,23 +80,13 @@ class TaggerConfig:
                 f"--model.output {resolved.output} does not go with --model.encoder "
                 f"{resolved.encoder}: a hidden Markov model emits words, and alone does"
             )
-        for name in ("num_layers", "width", "word_width", "character_width"):
-            if getattr(resolved, name) < 1:
-                raise UserError(
-                    f"--model.{name.replace('_', '-')} is {getattr(resolved, name)}; "
-                    "it must be at least 1"
-                )
+        check_counts(resolved, "num_layers", "width", "word_width", "character_width")
         if resolved.characters == "lstm" and resolved.character_width % 2:
             raise UserError(
                 f"--model.character-width {resolved.character_width} is odd; an LSTM each way "
                 "needs an even one"
             )
-        for name in ("dropout", "word_dropout"):
-            if not 0.0 <= getattr(resolved, name) < 1.0:
-                raise UserError(
-                    f"--model.{name.replace('_', '-')} is {getattr(resolved, name)}; "
-                    "it must be in [0, 1)"
-                )
+        check_shares(resolved, "dropout", "word_dropout")
         return resolved
 
 

@@ -1,4 +1,6 @@
-"""Multi-head self-attention with a key/value cache for decoding."""
+"""Multi-head attention of a sequence to itself and to a memory, with caches for decoding."""
+
+import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -7,9 +9,39 @@ from jax import lax
 
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.normalization import RMSNorm
-from jaxseq.ops.attention import attention
-from jaxseq.ops.positions import rotary
+from jaxseq.ops.attention import Backend, attention
+from jaxseq.ops.position_bias import PositionBias
+from jaxseq.ops.positions import Rotary, rotary
 from jaxseq.typing import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """What is fixed in an attention layer.
+
+    `num_kv_heads` < `num_heads` shares each key/value head among several query heads (Ainslie et
+    al. 2023, arXiv:2305.13245); 1 is multi-query. `rotary` turns queries and keys by their
+    positions; None leaves them as they are. `qk_norm` normalises queries and keys per head
+    (Dehghani et al. 2023, arXiv:2302.05442). `window` keeps a query to the keys that near; see
+    `ops.attention` for it, `soft_cap` and `scale`.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    causal: bool = True
+    rotary: Rotary | None = None
+    qk_norm: bool = False
+    norm_epsilon: float = 1e-5
+    qkv_bias: bool = True
+    out_bias: bool = True
+    window: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+    dropout_rate: float = 0.0
+    output_init_scale: float = 0.02
+    dtype: jnp.dtype | None = None
+    backend: Backend = "auto"
 
 
 class KVCache(PyTreeNode):
@@ -30,26 +62,10 @@ class KVCache(PyTreeNode):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head and grouped-query self-attention.
+    """Attention of a sequence to itself."""
 
-    `num_kv_heads` < `num_heads` shares each key/value head among several query heads (Ainslie et
-    al. 2023, arXiv:2305.13245); 1 is multi-query. `rotary_base` turns queries and keys by their
-    positions; None leaves them as they are. `qk_norm` normalises queries and keys per head
-    (Dehghani et al. 2023, arXiv:2302.05442).
-
-    Raises ValueError when the heads do not divide the width.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    causal: bool = True
-    rotary_base: float | None = None
-    qk_norm: bool = False
-    use_bias: bool = True
-    dropout_rate: float = 0.0
+    config: AttentionConfig
     deterministic: bool = True
-    output_init_scale: float = 0.02
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(
@@ -58,60 +74,116 @@ class SelfAttention(nn.Module):
         *,
         positions: Int[Array, "#B T"],
         segments: Int[Array, "B T"] | None = None,
+        window: Int[Array, ""] | None = None,
+        bias: PositionBias | None = None,
         cache: KVCache | None = None,
         cache_length: Int[Array, ""] | None = None,
+        slots: Bool[Array, "B S"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """Attends over x, or over x behind `cache_length` cached positions; returns (y, cache)."""
-        batch, length, width = x.shape
-        if width % self.num_heads:
-            raise ValueError(f"{self.num_heads} heads do not divide a width of {width}")
-        head_size = width // self.num_heads
+        """Attends over x, or over x behind `cache_length` cached positions; returns (y, cache).
 
-        def project(name: str, heads: int) -> Float[Array, "B T N H"]:
-            axes = ("embed", "heads")
-            y = Linear(heads * head_size, axes, self.use_bias, dtype=self.dtype, name=name)(x)
-            return y.reshape(batch, length, heads, head_size)
+        `window` stands in for the config's where layers of a stack differ in it. `slots` are
+        those of the cache that hold anything to look at (all).
+        """
+        config = self.config
+        query = _project(config, x, "query", config.num_heads)
+        key = _project(config, x, "key", config.num_kv_heads)
+        value = _project(config, x, "value", config.num_kv_heads)
+        if config.qk_norm:
+            query = RMSNorm(config.norm_epsilon, name="query_norm")(query)
+            key = RMSNorm(config.norm_epsilon, name="key_norm")(key)
+        if config.rotary is not None:
+            query = rotary(query, positions, config.rotary)
+            key = rotary(key, positions, config.rotary)
 
-        query = project("query", self.num_heads)
-        key = project("key", self.num_kv_heads)
-        value = project("value", self.num_kv_heads)
-        if self.qk_norm:
-            query, key = RMSNorm(name="query_norm")(query), RMSNorm(name="key_norm")(key)
-        if self.rotary_base is not None:
-            query = rotary(query, positions, base=self.rotary_base)
-            key = rotary(key, positions, base=self.rotary_base)
-
-        dropout_key = None
-        if self.dropout_rate > 0.0 and not self.deterministic:
-            dropout_key = self.make_rng("dropout")
-        if cache is None:
-            y = attention(
-                query,
-                key,
-                value,
-                query_segments=segments,
-                key_segments=segments,
-                causal=self.causal,
-                dropout_rate=self.dropout_rate,
-                dropout_key=dropout_key,
-                dtype=self.dtype,
-            )
-        else:
+        mask = query_start = None
+        if cache is not None:
             assert cache_length is not None, "a cache comes with its length"
             cache = cache.write(key, value, cache_length)
-            mask = written_before(cache_length, length, cache.key.shape[1])
-            y = attention(query, cache.key, cache.value, mask=mask, dtype=self.dtype)
-        y = Linear(
-            width,
-            ("heads", "embed"),
-            self.use_bias,
-            self.output_init_scale,
-            self.dtype,
-            name="out",
-        )(y.reshape(batch, length, width))
-        return y, cache
+            key, value, query_start, segments = cache.key, cache.value, cache_length, None
+            mask = None if slots is None else slots[:, None, :]
+        rate, dropout_key = _dropout(self)
+        y = attention(
+            query,
+            key,
+            value,
+            mask=mask,
+            query_segments=segments,
+            key_segments=segments,
+            causal=config.causal,
+            window=config.window if window is None else window,
+            query_start=query_start,
+            bias=bias,
+            soft_cap=config.soft_cap,
+            scale=config.scale,
+            dropout_rate=rate,
+            dropout_key=dropout_key,
+            dtype=config.dtype,
+            backend=config.backend,
+        )
+        return _output(config, y, x.shape[-1]), cache
 
 
-def written_before(start: Int[Array, ""], queries: int, slots: int) -> Bool[Array, "1 T S"]:
-    """Slot s is visible to the t-th new query when s <= start + t: causal over a cache."""
-    return (jnp.arange(slots)[None, :] <= start + jnp.arange(queries)[:, None])[None]
+class CrossAttention(nn.Module):
+    """Attention of a sequence to a memory: what an encoder made of another sequence."""
+
+    config: AttentionConfig
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        memory: Float[Array, "B S D"] | None,
+        memory_mask: Bool[Array, "B S"],
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], KVCache]:
+        """Attends to the memory, or where it is None to its keys and values in the cache.
+
+        Returns (y, the memory's keys and values). `memory_mask` is True where there is something
+        to look at.
+        """
+        config = self.config
+        query = _project(config, x, "query", config.num_heads)
+        if memory is not None:
+            # The gradient of the projections is a product with the memory: let no NaN be in it.
+            memory = jnp.where(memory_mask[..., None], memory, 0)
+            key = _project(config, memory, "key", config.num_kv_heads)
+            cache = KVCache(key, _project(config, memory, "value", config.num_kv_heads))
+        assert cache is not None, "cross-attention needs a memory or a cache"
+        rate, dropout_key = _dropout(self)
+        y = attention(
+            query,
+            cache.key,
+            cache.value,
+            mask=memory_mask[:, None, :],
+            scale=config.scale,
+            dropout_rate=rate,
+            dropout_key=dropout_key,
+            dtype=config.dtype,
+            backend=config.backend,
+        )
+        return _output(config, y, x.shape[-1]), cache
+
+
+def _project(
+    config: AttentionConfig, x: Float[Array, "B T D"], name: str, heads: int
+) -> Float[Array, "B T N H"]:
+    size, axes = heads * config.head_size, ("embed", "heads")
+    y = Linear(size, axes, config.qkv_bias, dtype=config.dtype, name=name)(x)
+    return y.reshape(*x.shape[:2], heads, config.head_size)
+
+
+def _output(
+    config: AttentionConfig, y: Float[Array, "B T N H"], width: int
+) -> Float[Array, "B T D"]:
+    axes = ("heads", "embed")
+    out = Linear(width, axes, config.out_bias, config.output_init_scale, config.dtype, name="out")
+    return out(y.reshape(*y.shape[:2], config.num_heads * config.head_size))
+
+
+def _dropout(layer: SelfAttention | CrossAttention) -> tuple[float, Array | None]:
+    """The rate, and a key where dropout is on."""
+    rate = layer.config.dropout_rate
+    on = rate > 0.0 and not layer.deterministic
+    return rate, layer.make_rng("dropout") if on else None

@@ -11,7 +11,9 @@ from jaxseq.typing import Array, Float
 class Linear(nn.Module):
     """y = x W + b, with a logical name for W's input and output axes.
 
-    Weights start as normal numbers of standard deviation `init_scale`, biases at zero.
+    Weights start as normal numbers of standard deviation `init_scale`, biases at zero. Where the
+    parameters hold a low-rank adapter (Hu et al. 2021, arXiv:2106.09685; `training.lora` makes
+    them), y = x W + b + s (x A) B.
     """
 
     features: int
@@ -28,4 +30,10 @@ class Linear(nn.Module):
         bias = None
         if self.use_bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.axes[1:], (self.features,))
-        return linear(x, kernel, bias, dtype=self.dtype)
+        y = linear(x, kernel, bias, dtype=self.dtype)
+        if self.has_variable("params", "lora_down"):
+            names = ("lora_down", "lora_up", "lora_scale")
+            down, up, scale = (self.get_variable("params", name) for name in names)
+            change = linear(linear(x, down, dtype=self.dtype), up, dtype=self.dtype)
+            y = y + scale.astype(y.dtype) * change
+        return y

@@ -3,22 +3,29 @@
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxseq.nn.linear import Linear
-from jaxseq.ops.activations import gelu, swiglu
+from jaxseq.ops.activations import gelu, gelu_exact, swiglu
 from jaxseq.typing import Array, Float
+
+Activation = Literal["gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu"]
+
+POINTWISE = {"gelu": gelu, "gelu_exact": gelu_exact, "relu": jax.nn.relu, "silu": jax.nn.silu}
+GATED = {"swiglu": swiglu, "geglu": lambda gate, x: gelu(gate) * x}
 
 
 class MLP(nn.Module):
     """Two maps with a nonlinearity between, applied at every position by itself.
 
-    "gelu":    y = W_out gelu(W_in x)
-    "swiglu":  y = W_out (silu(W_gate x) * W_in x)
+    y = W_out f(W_in x)               "gelu" (its tanh form), "gelu_exact", "relu", "silu"
+    y = W_out (f(W_gate x) * W_in x)  "swiglu" (f = silu), "geglu" (f = gelu, its tanh form)
+                                      (Shazeer 2020, arXiv:2002.05202)
     """
 
     hidden: int
-    activation: Literal["gelu", "swiglu"] = "gelu"
+    activation: Activation = "gelu"
     use_bias: bool = True
     output_init_scale: float = 0.02
     dtype: jnp.dtype | None = None
@@ -31,10 +38,10 @@ class MLP(nn.Module):
             axes = ("embed", "mlp")
             return Linear(self.hidden, axes, self.use_bias, dtype=self.dtype, name=name)(x)
 
-        if self.activation == "swiglu":
-            hidden = swiglu(project("gate"), project("in"))
+        if self.activation in GATED:
+            hidden = GATED[self.activation](project("gate"), project("in"))
         else:
-            hidden = gelu(project("in"))
+            hidden = POINTWISE[self.activation](project("in"))
         return Linear(
             x.shape[-1],
             ("mlp", "embed"),

@@ -37,6 +37,14 @@ def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
+def gelu_exact(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415), as BERT has it.
+
+    y = x Phi(x) = x/2 (1 + erf(x / sqrt(2)))
+    """
+    return jax.nn.gelu(x, approximate=False)
+
+
 def swiglu(gate: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Gated linear unit with a swish gate (Shazeer 2020, arXiv:2002.05202).
 

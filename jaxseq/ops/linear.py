@@ -78,5 +78,18 @@ def _kernel_gradient_on_cpu(x: Array, dy: Array, *, wide: jnp.dtype) -> Array:
 
 
 def _row_major_product(a: Array, b: Array, wide: jnp.dtype) -> Array:
-    transposed = with_layout_constraint(a.T, Layout((0, 1)))
-    return jnp.matmul(transposed, b, preferred_element_type=wide)
+    @jax.custom_batching.custom_vmap
+    def product(a: Array, b: Array) -> Array:
+        transposed = with_layout_constraint(a.T, Layout((0, 1)))
+        return jnp.matmul(transposed, b, preferred_element_type=wide)
+
+    @product.def_vmap
+    def one_by_one(size: int, batched: list[bool], a: Array, b: Array) -> tuple[Array, bool]:
+        # For a product of three axes, XLA ends the process over the layout that we ask for.
+        arrays = (
+            x if is_batched else jnp.broadcast_to(x[None], (size, *x.shape))
+            for x, is_batched in zip((a, b), batched, strict=True)
+        )
+        return lax.map(lambda pair: product(*pair), tuple(arrays)), True
+
+    return product(a, b)

@@ -23,6 +23,7 @@ RULES: Rules = {
     "embed": "fsdp",
     "heads": "tensor",
     "mlp": "tensor",
+    "expert": None,
     "vocab": "tensor",
     "classes": None,
     "position": None,

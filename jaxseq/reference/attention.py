@@ -1,5 +1,6 @@
 """Twin of `ops.attention` and `nn.attention`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,19 @@ def attention(
     query_segments: np.ndarray | None = None,
     key_segments: np.ndarray | None = None,
     causal: bool = False,
+    window: int | None = None,
+    query_start: int | None = None,
+    bias: Callable[[np.ndarray], np.ndarray] | None = None,
+    soft_cap: float | None = None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """o_t = sum_s softmax_s(scale * q_t . k_s) v_s over the keys s that query t may look at.
+    """o_t = sum_s softmax_s(f(scale * q_t . k_s) + b_ts) v_s over the keys s that t may look at.
 
     query (B, T, N, H), key and value (B, S, K, H), mask (B or 1, T or 1, S), segments (B, T) and
     (B, S). Query head n uses key/value head n // (N / K). A query with no visible key gives 0.
+    Query t stands beside key `query_start` + t (None: the last query beside the last key), from
+    which causality, the window and the distances given to `bias` are counted. f(e) is
+    cap tanh(e / cap), or e.
     """
     query, key = np.asarray(query, np.float64), np.asarray(key, np.float64)
     value = np.asarray(value, np.float64)
@@ -34,6 +42,11 @@ def attention(
     if mask is not None:
         mask = np.broadcast_to(mask, (batch, queries, keys))
 
+    start = keys - queries if query_start is None else query_start
+    distances = np.array([[s - (start + t) for s in range(keys)] for t in range(queries)])
+    distances = distances.reshape(queries, keys)
+    biases = np.zeros((heads, queries, keys)) if bias is None else bias(distances)
+
     def visible(b: int, t: int, s: int) -> bool:
         if mask is not None and not mask[b, t, s]:
             return False
@@ -41,8 +54,10 @@ def attention(
             segment = query_segments[b, t]
             if segment == 0 or segment != key_segments[b, s]:
                 return False
-        # Bottom-right: the last query stands beside the last key.
-        return not causal or queries - t <= keys - s
+        distance = s - (start + t)
+        if causal and distance > 0:
+            return False
+        return window is None or abs(distance) < window
 
     output = np.zeros_like(query)
     for b, t in np.ndindex(batch, queries):
@@ -52,6 +67,9 @@ def attention(
         for n in range(heads):
             k = n // (heads // kv_heads)
             scores = scale * key[b, seen, k] @ query[b, t, n]
+            if soft_cap is not None:
+                scores = soft_cap * np.tanh(scores / soft_cap)
+            scores = scores + biases[n, t, seen]
             weights = np.exp(scores - np.max(scores))
             weights /= np.sum(weights)
             output[b, t, n] = weights @ value[b, seen, k]
@@ -64,27 +82,37 @@ def self_attention(
     *,
     num_heads: int,
     num_kv_heads: int,
-    positions: np.ndarray,
+    positions: np.ndarray | int = 0,
     segments: np.ndarray | None = None,
     causal: bool = True,
-    rotary_base: float | None = None,
+    rotary_config: Any = None,
     qk_norm: bool = False,
+    norm_epsilon: float = 1e-5,
+    memory: np.ndarray | None = None,
+    memory_mask: np.ndarray | None = None,
+    **options: Any,
 ) -> np.ndarray:
     """W_out attention(W_query x, W_key x, W_value x) for x (B, T, D).
 
     Queries and keys are normalised per head if `qk_norm`, then turned by their positions
-    (B or 1, T) when `rotary_base` is given.
+    (B or 1, T) when `rotary_config` is given. `memory` (B, S, D) stands in for x in keys and
+    values, where its mask (B, S) is true. `options` go to `attention`.
     """
-    batch, length, width = x.shape
-    head_size = width // num_heads
-    query = linear(x, **params["query"]).reshape(batch, length, num_heads, head_size)
-    key = linear(x, **params["key"]).reshape(batch, length, num_kv_heads, head_size)
-    value = linear(x, **params["value"]).reshape(batch, length, num_kv_heads, head_size)
+    batch, length, _ = x.shape
+    y = x if memory is None else memory
+
+    def project(name: str, x: np.ndarray, heads: int) -> np.ndarray:
+        return linear(x, **params[name]).reshape(batch, x.shape[1], heads, -1)
+
+    query = project("query", x, num_heads)
+    key, value = project("key", y, num_kv_heads), project("value", y, num_kv_heads)
     if qk_norm:
-        query = rms_norm(query, **params["query_norm"])
-        key = rms_norm(key, **params["key_norm"])
-    if rotary_base is not None:
-        query = rotary(query, positions, base=rotary_base)
-        key = rotary(key, positions, base=rotary_base)
-    y = attention(query, key, value, query_segments=segments, key_segments=segments, causal=causal)
-    return linear(y.reshape(batch, length, width), **params["out"])
+        query = rms_norm(query, **params["query_norm"], epsilon=norm_epsilon)
+        key = rms_norm(key, **params["key_norm"], epsilon=norm_epsilon)
+    if rotary_config is not None:
+        query = rotary(query, positions, rotary_config)
+        key = rotary(key, positions, rotary_config)
+    mask = None if memory_mask is None else np.asarray(memory_mask)[:, None, :]
+    options |= {"mask": mask, "query_segments": segments, "key_segments": segments}
+    y = attention(query, key, value, causal=causal, **options)
+    return linear(y.reshape(batch, length, -1), **params["out"])

@@ -39,9 +39,18 @@ def all_hypotheses(
 
 
 def beam_search(
-    next_log_probs: Model, *, beam_size: int, max_length: int, end_token: int, exponent: float
+    next_log_probs: Model,
+    *,
+    beam_size: int,
+    max_length: int,
+    end_token: int,
+    exponent: float,
+    early_stopping: bool = False,
 ) -> list[Hypothesis]:
-    """The `beam_size` best that a beam finds, best first; without stopping early."""
+    """The `beam_size` best that a beam finds, best first.
+
+    It stops before `max_length` only where it is told to: with `beam_size` finished ones.
+    """
     beam: list[Hypothesis] = [((), 0.0)]
     finished: list[Hypothesis] = []
     for at in range(max_length):
@@ -57,6 +66,8 @@ def beam_search(
             if tokens[-1] == end_token
         ]
         beam = [c for c in continuations if c[0][-1] != end_token][:beam_size]
+        if early_stopping and len(finished) >= beam_size:
+            return best_first(finished)[:beam_size]
     cut = [(tokens, log_prob / length_penalty(max_length, exponent)) for tokens, log_prob in beam]
     return best_first(finished + cut)[:beam_size]
 

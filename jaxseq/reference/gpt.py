@@ -31,6 +31,10 @@ def gpt(
     x = embedding(params["embedding"], tokens)
     if config.positions == "learned":
         x = x + embedding(params["position_embedding"], positions)
+    windows = None
+    if config.windows:
+        repeated = [config.windows[i % len(config.windows)] for i in range(config.num_layers)]
+        windows = [window or None for window in repeated]
     x = stack(
         params["blocks"],
         x,
@@ -40,13 +44,20 @@ def gpt(
         activation=config.activation,
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
-        rotary_base=config.rotary_base if config.positions == "rotary" else None,
+        norm_epsilon=config.norm_epsilon,
+        experts=config.experts,
+        rotary_config=config.rotary if config.positions == "rotary" else None,
         qk_norm=config.qk_norm,
+        windows=windows,
+        soft_cap=config.soft_cap or None,
         positions=positions,
         segments=segments,
     )
     if config.norm_position == "pre":
-        x = norm(params["final_norm"], x, config.norm)
+        x = norm(params["final_norm"], x, config.norm, config.norm_epsilon)
     if config.tie_embeddings:
-        return attend(params["embedding"], x)
-    return linear(x, **params["output"])
+        logits = attend(params["embedding"], x)
+    else:
+        logits = linear(x, **params["output"])
+    cap = config.final_soft_cap
+    return cap * np.tanh(logits / cap) if cap else logits

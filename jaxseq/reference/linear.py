@@ -12,3 +12,15 @@ def linear(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None = None) ->
         if bias is not None:
             y[at] += bias
     return y
+
+
+def adapted_linear(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    lora_down: np.ndarray,
+    lora_up: np.ndarray,
+    lora_scale: float,
+) -> np.ndarray:
+    """y = x W + b + s (x A) B with a low-rank adapter: A (D, r), B (r, F), s ()."""
+    return linear(x, kernel, bias) + lora_scale * linear(linear(x, lora_down), lora_up)

@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 
 from jaxseq.reference.attention import self_attention
+from jaxseq.reference.experts import mixture_of_experts
 from jaxseq.reference.mlp import mlp
 from jaxseq.reference.normalization import layer_norm, rms_norm
 
 
-def norm(params: dict[str, Any], x: np.ndarray, kind: str) -> np.ndarray:
+def norm(params: dict[str, Any], x: np.ndarray, kind: str, epsilon: float = 1e-5) -> np.ndarray:
     """RMSNorm ("rms") or LayerNorm ("layer") of x (..., D)."""
-    return rms_norm(x, **params) if kind == "rms" else layer_norm(x, **params)
+    rule = rms_norm if kind == "rms" else layer_norm
+    return rule(x, **params, epsilon=epsilon)
 
 
 def block(
@@ -19,28 +21,52 @@ def block(
     x: np.ndarray,
     *,
     norm_kind: str = "layer",
+    norm_epsilon: float = 1e-5,
     norm_position: str = "pre",
     activation: str = "gelu",
+    experts: Any = None,
+    memory: np.ndarray | None = None,
+    memory_mask: np.ndarray | None = None,
     **attend: Any,
 ) -> np.ndarray:
-    """Attention and MLP with residuals: x + f(norm(x)) if "pre", norm(x + f(x)) if "post".
+    """Attention (and attention to a memory) and MLP, each f with a residual around it.
 
-    x is (B, T, D); `attend` goes to `self_attention`.
+    x + f(norm(x)) if "pre", norm(x + f(x)) if "post", for x (B, T, D); `attend` goes to
+    `self_attention`.
     """
-    if norm_position == "pre":
-        normed = norm(params["attention_norm"], x, norm_kind)
-        x = x + self_attention(params["attention"], normed, **attend)
-        normed = norm(params["mlp_norm"], x, norm_kind)
-        return x + mlp(params["mlp"], normed, activation=activation)
-    x = x + self_attention(params["attention"], x, **attend)
-    x = norm(params["attention_norm"], x, norm_kind)
-    x = x + mlp(params["mlp"], x, activation=activation)
-    return norm(params["mlp_norm"], x, norm_kind)
+    sizes = {name: attend[name] for name in ("num_heads", "num_kv_heads")}
+    look: dict[str, Any] = sizes | {name: attend[name] for name in ("scale",) if name in attend}
+
+    def f(name: str, x: np.ndarray) -> np.ndarray:
+        if name == "attention":
+            return self_attention(params[name], x, norm_epsilon=norm_epsilon, **attend)
+        if name == "cross":
+            where: dict[str, Any] = {"memory": memory, "memory_mask": memory_mask, "causal": False}
+            return self_attention(params["cross_attention"], x, **where, **look)
+        if experts is not None and experts.count:
+            segments = attend.get("segments")
+            valid = np.ones(x.shape[:2], bool) if segments is None else segments != 0
+            return mixture_of_experts(params["experts"], x, valid, experts, activation)[0]
+        return mlp(params["mlp"], x, activation=activation)
+
+    for name in ("attention", "cross", "mlp") if memory is not None else ("attention", "mlp"):
+        normed = params[f"{name}_norm"], norm_kind, norm_epsilon
+        if norm_position == "pre":
+            x = x + f(name, norm(normed[0], x, *normed[1:]))
+        else:
+            x = norm(normed[0], x + f(name, x), *normed[1:])
+    return x
 
 
 def stack(params: dict[str, Any], x: np.ndarray, num_layers: int, **fields: Any) -> np.ndarray:
-    """`num_layers` blocks in a row; every array in `params` has a leading layer axis."""
+    """`num_layers` blocks in a row; every array in `params` has a leading layer axis.
+
+    A list of `windows` has the window of each layer.
+    """
+    windows = fields.pop("windows", None)
     for layer in range(num_layers):
+        if windows is not None:
+            fields["window"] = windows[layer]
         x = block(at_layer(params, layer), x, **fields)
     return x
 

@@ -10,7 +10,10 @@ from typing import Any, Protocol
 from jaxseq.typing import Array, Float, Key, PyTree
 
 Evaluator = Callable[[PyTree, dict[str, Array]], dict[str, Any]]
-"""(params, batch) -> numbers by name, to be added up over the batches of a split."""
+"""(params, batch) -> arrays by name whose leading axis is the batch: what each example adds to the
+sums that `metrics` takes. Further axes are allowed (counts by class). A filler row adds 0 to all of
+them. Because examples are apart, `jaxseq evaluate` can say how sure a metric is without running
+the model again."""
 
 
 class Task(Protocol):
@@ -31,11 +34,15 @@ class Task(Protocol):
         ...
 
     def evaluator(self, model: Any, tokenizer: Any) -> Evaluator:
-        """The function that sums what `metrics` needs; it compiles what it wants compiled."""
+        """The function that finds what `metrics` needs; it compiles what it wants compiled."""
         ...
 
-    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
-        """The metrics of a split from its sums; one of them is "loss"."""
+    def metrics(self, totals: dict[str, Any]) -> dict[str, float]:
+        """The metrics of a split from the sums over its examples, which are floats, or arrays
+        where the evaluator gave more axes.
+
+        One of them is "loss". An int is a count of what there was (words), and gets no interval.
+        """
         ...
 
     def show(

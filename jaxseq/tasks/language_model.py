@@ -1,5 +1,6 @@
 """Language modelling: predict the next token."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -9,11 +10,14 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseq.data.corpus import TextData
+from jaxseq.data.subwords import SubwordTokenizer
 from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.decoding.generate import generate
 from jaxseq.decoding.sampling import SamplingConfig
+from jaxseq.decoding.stop_strings import StopStrings
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.tasks.contract import Evaluator
@@ -34,6 +38,10 @@ class LanguageModelConfig(Protocol):
     def build(self, deterministic: bool = True) -> Any:
         """The module, which maps tokens (B T) to logits (B T V)."""
         ...
+
+
+class _Stopped(Exception):
+    """Enough was written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,32 +80,29 @@ class LanguageModel:
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Cross-entropy in nats: (sum over targets that count, their number).
 
-        Dropout is on where `dropout_key` is given.
+        Dropout is on where `dropout_key` is given. Layers with experts add their balance losses,
+        each times that number: what they add to the mean does not depend on it.
         """
-        module = model.build(deterministic=dropout_key is None)
-        logits = module.apply(
-            {"params": params},
-            batch["inputs"],
-            **{name: batch[name] for name in ("positions", "segments") if name in batch},
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
-        )
-        assert isinstance(logits, Array)  # apply is typed for modules that return anything
-        return softmax_cross_entropy(logits, batch["targets"], batch["mask"])
+        logits, balance = self._forward(model, params, batch, dropout_key)
+        loss, count = softmax_cross_entropy(logits, batch["targets"], batch["mask"])
+        return loss + count * balance, count
 
     def evaluator(self, model: LanguageModelConfig, tokenizer: Tokenizer) -> Evaluator:
-        """(params, batch) -> sums over the batch: loss, tokens, and bytes of text they spell."""
+        """(params, batch) -> of each window: loss, tokens, and bytes of text that they spell."""
         byte_lengths = jnp.asarray(tokenizer.byte_lengths)
 
         @jax.jit
-        def totals(params: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
-            loss, tokens = self.loss(model, params, batch)
+        def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
+            logits, _ = self._forward(model, params, batch)
+            each_window = jax.vmap(softmax_cross_entropy)
+            loss, tokens = each_window(logits, batch["targets"], batch["mask"])
             spelt = jnp.where(batch["mask"], byte_lengths[batch["targets"]], 0)
-            return {"loss": loss, "tokens": tokens, "bytes": spelt.sum()}
+            return {"loss": loss, "tokens": tokens, "bytes": spelt.sum(axis=1)}
 
-        return totals
+        return contributions
 
     def metrics(self, totals: dict[str, float]) -> dict[str, float]:
-        """What the evaluator's sums over a whole split say.
+        """What the evaluator's contributions, summed over a whole split, say.
 
         loss = nats per token, perplexity = exp(loss), bits per byte = nats / (ln 2 x bytes of
         the text that the counted targets spell), the last comparable across tokenizers.
@@ -107,7 +112,7 @@ class LanguageModel:
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
             "bits_per_byte": totals["loss"] / math.log(2) / totals["bytes"],
-            "tokens": totals["tokens"],
+            "tokens": int(totals["tokens"]),
         }
 
     def write(
@@ -120,29 +125,42 @@ class LanguageModel:
         sampling: SamplingConfig,
         seed: int,
         to: Callable[[str], None],
+        stop: tuple[str, ...] = (),
     ) -> None:
         """Gives the prompt and then each piece of new text to `to`, as it comes.
 
-        Raises UserError for a prompt with characters that the tokenizer does not know, and those
-        of `decoding.generate`.
+        The text ends before the first string of `stop`, and where the model writes the token that
+        ends a document. Raises UserError for a prompt with characters that the tokenizer does not
+        know, an empty string to stop at, and those of `decoding.generate`.
         """
         unknown = tokenizer.unknown(prompt)
         if unknown:
             raise UserError(
                 f"--prompt has what the model never saw: {', '.join(map(repr, unknown))}"
             )
-        decoder = tokenizer.stream_decoder()
+        decoder, text = tokenizer.stream_decoder(), StopStrings(stop)
         lead = iter([prompt])  # shown with the first token, when nothing can be wrong any more
-        generate(
-            model.build(),
-            params,
-            jnp.asarray(tokenizer.encode(prompt))[None],
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            key=jax.random.key(seed),
-            on_tokens=lambda tokens: to(next(lead, "") + decoder.decode(tokens)),
-        )
-        to(decoder.decode([], final=True))
+        end_token = None
+        if isinstance(tokenizer, SubwordTokenizer) and tokenizer.has("end"):
+            end_token = tokenizer.special("end")
+
+        def receive(tokens: np.ndarray) -> None:
+            to(next(lead, "") + text.feed(decoder.decode(tokens)))
+            if text.stopped:
+                raise _Stopped
+
+        with contextlib.suppress(_Stopped):
+            generate(
+                model.build(),
+                params,
+                jnp.asarray(tokenizer.encode(prompt))[None],
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                key=jax.random.key(seed),
+                end_token=end_token,
+                on_tokens=receive,
+            )
+        to(text.feed(decoder.decode([], final=True), final=True))
 
     def show(
         self,
@@ -157,3 +175,22 @@ class LanguageModel:
             to = partial(print, end="", flush=True)
             self.write(model, params, tokenizer, prompt, 300, SamplingConfig(), 0, to)
             print()
+
+    def _forward(
+        self,
+        model: LanguageModelConfig,
+        params: PyTree,
+        batch: dict[str, Array],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T V"], Float[Array, ""]]:
+        """The logits, and the sum of what the layers want to have added to the mean loss."""
+        module = model.build(deterministic=dropout_key is None)
+        logits, sown = module.apply(
+            {"params": params},
+            batch["inputs"],
+            **{name: batch[name] for name in ("positions", "segments") if name in batch},
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+            mutable=["losses"],
+        )
+        assert isinstance(logits, Array)  # apply is typed for modules that return anything
+        return logits, sum((x.sum() for x in jax.tree.leaves(sown)), jnp.zeros((), logits.dtype))

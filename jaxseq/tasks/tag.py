@@ -49,37 +49,34 @@ class Tag:
         log p(tags | words)  = score(tags) - log sum over all paths of exp(score)
         log p(tags, words)   = score(tags)       for a hidden Markov model
         """
-        chain = self._chain(model, params, batch, dropout_key)
-        log_likelihood = score(chain, batch["tags"])
-        if model.output != "hmm":
-            log_likelihood = log_likelihood - log_partition(chain)
-        return -log_likelihood.sum(), batch["lengths"].sum().astype(log_likelihood.dtype)
+        losses = self._losses(model, self._chain(model, params, batch, dropout_key), batch)
+        return losses.sum(), batch["lengths"].sum().astype(losses.dtype)
 
     def evaluator(self, model: TaggerConfig, tokenizer: TagTokenizer) -> Evaluator:
-        """(params, batch) -> sums over the batch: loss, words, right ones, whole sentences."""
+        """(params, batch) -> of each sentence: loss, words, right ones, whether all are right."""
 
         @jax.jit
-        def totals(params: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
-            loss, words = self.loss(model, params, batch)
-            found, _ = viterbi(self._chain(model, params, batch))
+        def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
+            chain = self._chain(model, params, batch)
+            found, _ = viterbi(chain)
             inside = valid_steps(batch["lengths"], found.shape[1])
             right = (found == batch["tags"]) & inside
             rare = (batch["words"] == 0) & inside
             some = batch["lengths"] > 0
             return {
-                "loss": loss,
-                "words": words,
-                "right": right.sum(),
-                "rare": rare.sum(),
-                "rare_right": (right & rare).sum(),
-                "sentences": some.sum(),
-                "sentences_right": (some & (right | ~inside).all(axis=1)).sum(),
+                "loss": self._losses(model, chain, batch),
+                "words": batch["lengths"],
+                "right": right.sum(axis=1),
+                "rare": rare.sum(axis=1),
+                "rare_right": (right & rare).sum(axis=1),
+                "sentences": some,
+                "sentences_right": some & (right | ~inside).all(axis=1),
             }
 
-        return totals
+        return contributions
 
     def metrics(self, totals: dict[str, float]) -> dict[str, float]:
-        """What the evaluator's sums over a whole split say.
+        """What the evaluator's contributions, summed over a whole split, say.
 
         loss = nats per word; accuracy over words, over words that training had too rarely to be
         in its vocabulary, and over whole sentences.
@@ -89,7 +86,7 @@ class Tag:
             "accuracy": totals["right"] / totals["words"],
             "accuracy_on_rare_words": totals["rare_right"] / max(totals["rare"], 1),
             "sentences_all_right": totals["sentences_right"] / totals["sentences"],
-            "words": totals["words"],
+            "words": int(totals["words"]),
         }
 
     def predict(
@@ -115,6 +112,15 @@ class Tag:
         for answer in self.predict(model, params, tokenizer, inputs):
             pairs = zip(answer["words"], answer["tags"], strict=True)
             print(" ".join(f"{word}/{tag}" for word, tag in pairs))
+
+    def _losses(
+        self, model: TaggerConfig, chain: Chain, batch: dict[str, Array]
+    ) -> Float[Array, "B"]:
+        """Negative log-likelihood of each sentence in nats."""
+        log_likelihood = score(chain, batch["tags"])
+        if model.output != "hmm":
+            log_likelihood = log_likelihood - log_partition(chain)
+        return -log_likelihood
 
     def _chain(
         self,

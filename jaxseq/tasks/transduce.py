@@ -74,26 +74,15 @@ class Transduce:
 
         With `coverage`, that much of `ops.alignment.coverage_loss` on top.
         """
-        module = RNNSeq2Seq(model, deterministic=dropout_key is None)
-        names = ("source", "source_lengths", "inputs", "target_lengths")
-        logits, weights = module.apply(
-            {"params": params},
-            *(batch[name] for name in names),
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
-        )
-        inside = valid_steps(batch["target_lengths"], batch["targets"].shape[1])
-        loss, tokens = softmax_cross_entropy(logits, batch["targets"], inside)
-        if self.coverage:
-            assert isinstance(weights, Array)  # apply is typed for modules that return anything
-            loss = loss + self.coverage * coverage_loss(weights, inside)[0]
-        return loss, tokens
+        losses, tokens = self._losses(model, params, batch, dropout_key)
+        return losses.sum(), tokens.sum()
 
     def evaluator(self, model: RNNSeq2SeqConfig, tokenizer: PairTokenizer) -> Evaluator:
-        """(params, batch) -> sums over the batch: loss, and edits between decoded and reference."""
-        loss = jax.jit(partial(self.loss, model))
+        """(params, batch) -> of each pair: loss, and edits between decoded and reference."""
+        losses_of = jax.jit(partial(self._losses, model))
 
-        def totals(params: PyTree, batch: dict[str, Array]) -> dict[str, Any]:
-            loss_sum, tokens = loss(params, batch)
+        def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Any]:
+            losses, tokens = losses_of(params, batch)
             found, _, _, _ = self._decode(model, params, tokenizer, batch)
             found, targets, lengths = jax.device_get(
                 (found, batch["targets"], batch["target_lengths"])
@@ -103,22 +92,25 @@ class Transduce:
                 (tokenizer.target_units(written), tokenizer.target_units(reference))
                 for written, reference in zip(found[real], targets[real], strict=True)
             ]
-            sums = {"loss": loss_sum, "tokens": tokens, "pairs": len(pairs)}
-            sums |= {"units": sum(len(reference) for _, reference in pairs)}
-            sums |= _score(pairs, "")
+            counts = {"pairs": np.ones(len(pairs), np.int32)}
+            counts |= {"units": np.array([len(reference) for _, reference in pairs], np.int32)}
+            counts |= _score(pairs, "")
             if self.second_score_ignores:
                 dropped = str.maketrans("", "", self.second_score_ignores)
 
                 def bare(units: list[str]) -> list[str]:
                     return [unit.translate(dropped) for unit in units]
 
-                sums |= _score([(bare(one), bare(other)) for one, other in pairs], "_ignoring")
-            return sums
+                counts |= _score([(bare(one), bare(other)) for one, other in pairs], "_ignoring")
+            rows = {name: np.zeros(real.shape, np.int32) for name in counts}
+            for name, of_pairs in counts.items():
+                rows[name][real] = of_pairs
+            return {"loss": losses, "tokens": tokens} | rows
 
-        return totals
+        return contributions
 
     def metrics(self, totals: dict[str, float]) -> dict[str, float]:
-        """What the evaluator's sums over a whole split say.
+        """What the evaluator's contributions, summed over a whole split, say.
 
         loss = nats per target token; token_error_rate = edits (insertions, deletions and
         substitutions) per token of the references; exact = the share of targets without an edit;
@@ -130,7 +122,7 @@ class Transduce:
                 rate = totals[f"edits{suffix}"] / max(totals["units"], 1)
                 found[f"token_error_rate{suffix}"] = rate
                 found[f"exact{suffix}"] = totals[f"exact{suffix}"] / totals["pairs"]
-        return found | {"pairs": totals["pairs"]}
+        return found | {"pairs": int(totals["pairs"])}
 
     def predict(
         self,
@@ -178,6 +170,29 @@ class Transduce:
                 seen = weights[: len(units) + 1, : example["source_lengths"]]
                 yield line, units, float(score), seen
 
+    def _losses(
+        self,
+        model: RNNSeq2SeqConfig,
+        params: PyTree,
+        batch: dict[str, Array],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+        """(loss, target tokens and end) of each pair."""
+        module = RNNSeq2Seq(model, deterministic=dropout_key is None)
+        names = ("source", "source_lengths", "inputs", "target_lengths")
+        logits, weights = module.apply(
+            {"params": params},
+            *(batch[name] for name in names),
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        inside = valid_steps(batch["target_lengths"], batch["targets"].shape[1])
+        losses, tokens = jax.vmap(softmax_cross_entropy)(logits, batch["targets"], inside)
+        if self.coverage:
+            assert isinstance(weights, Array)  # apply is typed for modules that return anything
+            each = jax.vmap(lambda looks, steps: coverage_loss(looks[None], steps[None])[0])
+            losses = losses + self.coverage * each(weights, inside)
+        return losses, tokens
+
     def _decode(
         self, model: RNNSeq2SeqConfig, params: PyTree, tokenizer: PairTokenizer, batch: Any
     ) -> tuple[Array, Array, Array, Array]:
@@ -196,9 +211,10 @@ class Transduce:
         )
 
 
-def _score(pairs: list[tuple[list[str], list[str]]], suffix: str) -> dict[str, int]:
-    edits = [edit_distance(written, reference) for written, reference in pairs]
-    return {f"edits{suffix}": sum(edits), f"exact{suffix}": edits.count(0)}
+def _score(pairs: list[tuple[list[str], list[str]]], suffix: str) -> dict[str, np.ndarray]:
+    """Of each pair: edits, and whether there are none."""
+    edits = np.array([edit_distance(written, reference) for written, reference in pairs], np.int32)
+    return {f"edits{suffix}": edits, f"exact{suffix}": edits == 0}
 
 
 def draw_alignments(maps: list[tuple[list[str], list[str], np.ndarray]], path: Path) -> None:

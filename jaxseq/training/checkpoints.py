@@ -6,7 +6,7 @@ All use of Orbax in jaxseq is in this file.
 import logging
 import shutil
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -14,6 +14,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxseq.errors import UserError
 from jaxseq.training.state import TrainState
+from jaxseq.typing import PyTree
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,23 @@ class Checkpoints:
         }
         return min(losses, key=losses.__getitem__, default=None)
 
+    def named(self, name: str) -> int:
+        """The step of the "last" or the "best" checkpoint, or of the one named by its step.
+
+        Raises UserError where there is none, or not that one.
+        """
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"{self.directory} holds no checkpoint yet; train the run first")
+        choices = {"last": steps[-1], "best": self.best(), **{str(s): s for s in steps}}
+        step = choices.get(name)
+        if step is None:
+            raise UserError(
+                f"there is no checkpoint '{name}' in {self.directory}; it has last, best and "
+                f"{', '.join(map(str, steps))}"
+            )
+        return step
+
     def save(self, state: TrainState, step: int, validation_loss: float | None = None) -> None:
         """Starts to write the state after `step` steps, and returns while that goes on.
 
@@ -90,7 +108,7 @@ class Checkpoints:
             raise self._not_saved(step, f"it needs {_mb(needed)} and {_mb(free)} are free")
         metrics = None if validation_loss is None else {"loss": validation_loss}
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+            self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics, force=True)
         except _STORAGE_ERRORS as error:
             raise self._not_saved(step, _reason(error)) from error
 
@@ -101,16 +119,16 @@ class Checkpoints:
         except _STORAGE_ERRORS as error:
             raise self._not_saved(None, _reason(error)) from error
 
-    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The state of `step`, or of the newest checkpoint that can be read, on `like`'s shardings.
+    def restore(self, like: TrainState) -> TrainState:
+        """The state of the newest checkpoint that can be read, on `like`'s shardings.
 
         A damaged newest checkpoint is reported, set aside as STEP.damaged and the one before it
         used. Raises UserError when none can be read.
         """
-        candidates = self.steps()[::-1] if step is None else [step]
+        candidates = self.steps()[::-1]
         for tried, candidate in enumerate(candidates):
             try:
-                state = self._manager.restore(candidate, args=ocp.args.StandardRestore(like))
+                state = self._read(like, candidate)
             except _STORAGE_ERRORS as error:
                 where, why = self.directory, _reason(error)
                 _log.warning("checkpoint %d in %s cannot be read (%s)", candidate, where, why)
@@ -120,6 +138,33 @@ class Checkpoints:
         raise UserError(
             f"no checkpoint in {self.directory} can be read (tried {candidates}); "
             "restore one from a copy, or train into another --run-dir"
+        )
+
+    def restore_params(self, like: PyTree, step: int) -> PyTree:
+        """The parameters of `step` alone, or those of them that `like` names, on its shardings.
+
+        Raises UserError where they are not in the checkpoint or cannot be read.
+        """
+        try:
+            params = self._read({"params": like}, step, only_these=True)["params"]
+        except _STORAGE_ERRORS as error:
+            raise self._not_read(step, _reason(error)) from error
+        # Orbax hands back what it was asked for where a checkpoint does not have it.
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not isinstance(leaf, jax.Array):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise self._not_read(step, f"it has no parameter {name}")
+        return params
+
+    def _read(self, like: Any, step: int, only_these: bool = False) -> Any:
+        where = ocp.checkpoint_utils.construct_restore_args(like)
+        restore = ocp.args.PyTreeRestore(like, restore_args=where, partial_restore=only_these)
+        return self._manager.restore(step, args=restore)
+
+    def _not_read(self, step: int, reason: str) -> UserError:
+        return UserError(
+            f"checkpoint {step} in {self.directory} cannot be read: {reason}; choose another of "
+            f"{', '.join(map(str, self.steps()))}, or restore it from a copy"
         )
 
     def _set_aside(self, damaged: list[int]) -> None:

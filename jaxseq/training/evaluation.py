@@ -1,52 +1,90 @@
-"""The metrics of a whole split."""
+"""The metrics of a whole split, and how sure they are."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
-from jax.sharding import Sharding
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseq.data.batches import Batch
 from jaxseq.errors import UserError
 from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.parallel.sharding import batch_sharding
 from jaxseq.tasks.contract import Evaluator
+from jaxseq.training.bootstrap import bootstrap_intervals
 from jaxseq.training.run_directory import TrainedRun, check_corpus
-from jaxseq.typing import PyTree
+from jaxseq.typing import PyTree, Shaped
+
+Contributions = dict[str, Shaped[np.ndarray, "B ..."]]
 
 
 def evaluate(
-    evaluator: Evaluator, params: PyTree, batches: Iterable[Batch], sharding: Sharding
-) -> dict[str, float]:
-    """The evaluator's sums over all `batches`.
+    evaluator: Evaluator, params: PyTree, batches: Iterable[Batch], sharding: NamedSharding
+) -> dict[str, Any]:
+    """The sums over all examples of `batches` of what the evaluator finds, in float64."""
+    totals: dict[str, Any] = {}
+    for found in contributions(evaluator, params, batches, sharding):
+        for name, total in _sums(found).items():
+            totals[name] = totals.get(name, 0.0) + total
+    return totals
 
-    Sums of batches are added in float64 on the host; results are fetched once, at the end, so
-    that the devices never wait.
+
+def contributions(
+    evaluator: Evaluator, params: PyTree, batches: Iterable[Batch], sharding: NamedSharding
+) -> Iterator[Contributions]:
+    """What the examples of each batch contribute, on the host.
+
+    They are fetched a batch late, so that the devices never wait and hold one batch of them.
     """
-    found = [evaluator(params, jax.device_put(batch, sharding)) for batch in batches]
-    totals: dict[str, float] = defaultdict(float)
-    for sums in jax.device_get(found):
-        for name, value in sums.items():
-            totals[name] += float(value)
-    return dict(totals)
+    # Every host gets the rows of all.
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    pending = None
+    for batch in batches:
+        found = jax.device_put(evaluator(params, jax.device_put(batch, sharding)), everywhere)
+        if pending is not None:
+            yield jax.device_get(pending)
+        pending = found
+    if pending is not None:
+        yield jax.device_get(pending)
+
+
+def _sums(rows: Contributions) -> dict[str, Any]:
+    sums = {name: array.sum(axis=0, dtype=np.float64) for name, array in rows.items()}
+    return {name: total if total.ndim else float(total) for name, total in sums.items()}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a split, each with what it may be by chance of the examples."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap intervals; counts have none."""
 
 
 def evaluate_run(
     run: TrainedRun, run_dir: Path, split: Literal["validation", "test"] = "validation"
-) -> dict[str, float]:
-    """The metrics of a run on a whole split; UserError where the data has changed."""
+) -> Evaluation:
+    """The metrics of a run on a whole split, with intervals; UserError where the data has changed.
+
+    Host memory grows with what an example contributes: a few floats.
+    """
     task, model, data = run.experiment.task, run.experiment.model, run.experiment.data
     corpus = data.load(run.tokenizer)
     check_corpus(run_dir, corpus)
     held_out = getattr(corpus, split)
     if held_out is None:
         raise UserError(f"the data of {run_dir} has no {split} split; leave --split out")
-    totals = evaluate(
-        task.evaluator(model, run.tokenizer),
-        run.params,
-        data.evaluation_batches(held_out),
-        batch_sharding(one_device_mesh()),
+    parts = list(
+        contributions(
+            task.evaluator(model, run.tokenizer),
+            run.params,
+            data.evaluation_batches(held_out),
+            batch_sharding(one_device_mesh()),
+        )
     )
-    return task.metrics(totals)
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Evaluation(task.metrics(_sums(rows)), bootstrap_intervals(task.metrics, rows))

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from jaxseq.config import differences, from_tree, read_json, to_tree
 from jaxseq.errors import UserError
 from jaxseq.parallel.mesh import MeshConfig
+from jaxseq.training.finetune import FineTune
 from jaxseq.training.optimizers import Optimizer
 
 Task = TypeVar("Task")
@@ -23,6 +24,7 @@ class Experiment(Generic[Task, Model, Data]):
     data: Data
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    finetune: FineTune = dataclasses.field(default_factory=FineTune)
     num_steps: int = 2000
     """Training steps, one batch each."""
     seed: int = 0
@@ -48,6 +50,7 @@ class Experiment(Generic[Task, Model, Data]):
                 )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed is {self.seed}; it must be in [0, 2^32)")
+        self.finetune.check()
 
 
 CONFIG_FILE = "config.json"

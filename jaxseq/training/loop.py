@@ -14,11 +14,14 @@ from jaxseq.parallel.sharding import batch_sharding
 from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.evaluation import evaluate
 from jaxseq.training.experiment import Experiment
+from jaxseq.training.finetune import initializer, with_layer_rates
 from jaxseq.training.metrics import MetricsLog
+from jaxseq.training.opening import open_run_directory
 from jaxseq.training.progress import ProgressDisplay
-from jaxseq.training.run_directory import CHECKPOINTS, open_run_directory
+from jaxseq.training.run_directory import CHECKPOINTS
 from jaxseq.training.signals import StopRequest
-from jaxseq.training.state import TrainState, abstract_state, create_state
+from jaxseq.training.source_run import open_source
+from jaxseq.training.state import TrainState, abstract_state, create_state, flatten
 from jaxseq.training.step import make_train_step
 
 
@@ -42,20 +45,24 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     opened = open_run_directory(experiment, run_dir)
     experiment, corpus = opened.experiment, opened.corpus
     task, model, data = experiment.task, experiment.model, experiment.data
+    finetune = experiment.finetune
     num_steps = experiment.num_steps
     batches = data.train_batches(corpus, experiment.seed)
 
     # ---- devices and the compiled functions -------------------------------------------------
     mesh = experiment.mesh.build(data.batch_size)
     here = batch_sharding(mesh)
-    optimizer = experiment.optimizer.build(num_steps)
     init_key, dropout_key = jax.random.split(jax.random.key(experiment.seed))
-    init = partial(task.init, model)
-    like = abstract_state(init, optimizer, mesh)
+    init = initializer(task, model, finetune)
+    optimizer = experiment.optimizer.build(num_steps)
+    if finetune.layer_decay < 1:
+        boxed = jax.eval_shape(init, init_key)
+        optimizer = with_layer_rates(optimizer, finetune.layer_decay, boxed)
+    like = abstract_state(init, optimizer, mesh, opened.frozen)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     rates = experiment.optimizer.learning_rates(num_steps)
     train_step = jax.jit(
-        make_train_step(partial(task.loss, model), optimizer, rates, dropout_key),
+        make_train_step(partial(task.loss, model), optimizer, rates, dropout_key, opened.frozen),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
@@ -74,17 +81,26 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
             if start >= num_steps:
                 begun = f"{run_dir} is already at step {start} of {num_steps}, nothing to train"
         else:
-            state = create_state(init, optimizer, mesh, init_key)
+            state = create_state(init, optimizer, mesh, init_key, opened.frozen)
             start = 0
             begun = f"trains in {run_dir}"
+            if finetune.from_run is not None:
+                source = open_source(finetune)
+                matched = source.match(experiment)
+                state = state.replace(params=source.copy_into(state.params, matched, mesh))
+                begun += f" from {source.run_dir}, step {source.step} ({matched.describe()})"
 
         with (
             MetricsLog(run_dir, start) as log,
             ProgressDisplay(start, num_steps) as display,
         ):
-            size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+            sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
+            size = f"{sum(sizes.values()):,} parameters"
+            if opened.frozen:
+                trained = sum(sizes.values()) - sum(sizes[path] for path in opened.frozen)
+                size += f" of which {trained:,} train"
             display.say(
-                f"{begun}: {size:,} parameters, {data.describe(corpus)}, {mesh.size} of "
+                f"{begun}: {size}, {data.describe(corpus)}, {mesh.size} of "
                 f"{jax.device_count()} {jax.default_backend()} devices"
             )
 

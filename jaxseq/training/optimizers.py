@@ -20,7 +20,7 @@ class Optimizer:
     learning_rate: float = 1e-3
     """Peak learning rate. For Muon: of the matrices; the rest uses adam_learning_rate."""
     adam_learning_rate: float = 1e-3
-    """Muon only: peak rate of what is not a hidden matrix (embeddings, norms, biases)."""
+    """Muon only: peak rate of what is not a hidden matrix (embeddings, norms, biases, adapters)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the decay from the peak to final_fraction x peak at the last step."""
     warmup_steps: int = 100
@@ -28,7 +28,8 @@ class Optimizer:
     final_fraction: float = 0.1
     """Where the schedule ends, as a share of the peak."""
     weight_decay: float = 0.1
-    """Decoupled decay of matrices and embedding tables (Muon: matrices alone); of nothing else."""
+    """Decoupled decay of matrices (adapters too) and embedding tables; of nothing else. (Muon: of
+    the matrices that it orthogonalises alone.)"""
     beta1: float = 0.9
     """Decay of the mean gradient (momentum; of Muon and SGD too)."""
     beta2: float = 0.99
@@ -109,9 +110,8 @@ class Optimizer:
 
 def decays(params: PyTree) -> PyTree:
     """True for the parameters that weight decay applies to: matrices and embedding tables."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: _leaf_name(path) in ("kernel", "table"), params
-    )
+    names = ("kernel", "table", "lora_down", "lora_up")
+    return jax.tree_util.tree_map_with_path(lambda path, _: _leaf_name(path) in names, params)
 
 
 def matrices(params: PyTree) -> PyTree:

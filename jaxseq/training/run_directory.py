@@ -2,7 +2,8 @@
 
 config.json       the resolved experiment
 tokenizer.json    the tokenizer
-run.json          command, versions and devices of every start; what tells the data
+run.json          command, versions and devices of every start; what tells the data; which
+                  parameters of a fine-tuned run were fresh
 checkpoints/      Orbax checkpoints
 metrics.jsonl     one row of metrics a line
 tensorboard/      the same for TensorBoard
@@ -13,11 +14,12 @@ import datetime
 import importlib.metadata
 import platform
 import sys
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import jaxseq
 from jaxseq.config import read_json, to_tree, write_json
@@ -26,8 +28,9 @@ from jaxseq.data.tokenizers import load_tokenizer, save_tokenizer
 from jaxseq.errors import UserError
 from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.training.checkpoints import Checkpoints
-from jaxseq.training.experiment import CONFIG_FILE, Experiment, check_same, read_experiment
-from jaxseq.training.state import abstract_state
+from jaxseq.training.experiment import CONFIG_FILE, Experiment, read_experiment
+from jaxseq.training.finetune import initializer
+from jaxseq.training.state import TrainState, abstract_params, flatten
 from jaxseq.typing import PyTree
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -35,75 +38,81 @@ RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 
 
-@dataclasses.dataclass(frozen=True)
-class OpenedRun:
-    """An experiment completed by its data, not yet written anywhere."""
+def write_run_files(
+    run_dir: Path,
+    experiment: Experiment,
+    tokenizer: Any,
+    *,
+    fingerprint: str | None,
+    inputs: Sequence[str],
+    fresh: Sequence[str],
+) -> None:
+    """Makes a run directory without a checkpoint, or notes another start in it.
 
-    experiment: Experiment
-    corpus: Corpus
-    run_dir: Path
-
-    def write(self) -> None:
-        """Makes the run directory, or notes another start in it; UserError where it cannot."""
-        starts = []
-        if (self.run_dir / RUN_FILE).exists():
-            starts = read_json(self.run_dir / RUN_FILE)["starts"]
-        start = {
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": sys.argv,
-            "python": platform.python_version(),
-            "versions": {
-                "jaxseq": jaxseq.__version__,
-                **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
-            },
-            "devices": [str(device) for device in jax.devices()],
-        }
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            save_tokenizer(self.corpus.tokenizer, self.run_dir / TOKENIZER_FILE)
-            write_json(
-                self.run_dir / RUN_FILE,
-                {
-                    "corpus": self.corpus.fingerprint,
-                    "inputs": self.corpus.inputs,
-                    "starts": [*starts, start],
-                },
-            )
-            write_json(self.run_dir / CONFIG_FILE, to_tree(self.experiment))
-        except OSError as error:
-            raise UserError(
-                f"cannot write the run directory {self.run_dir}: {error.strerror}; "
-                "choose another with --run-dir"
-            ) from error
-
-
-def open_run_directory(experiment: Experiment, run_dir: Path) -> OpenedRun:
-    """Loads the data of an experiment that is to start or to go on in `run_dir`.
-
-    Raises UserError where `run_dir` holds something else: another experiment with checkpoints, a
-    corpus that has changed since, or files that are no run's.
+    `fingerprint` tells the data of training, None where the parameters come from elsewhere.
+    Raises UserError where it cannot be written.
     """
-    resuming = (run_dir / CHECKPOINTS).is_dir() and any((run_dir / CHECKPOINTS).iterdir())
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file; choose another --run-dir")
-    if run_dir.is_dir() and any(run_dir.iterdir()) and not (run_dir / CONFIG_FILE).exists():
-        raise UserError(
-            f"{run_dir} holds files but no run ({CONFIG_FILE} is missing); choose another --run-dir"
+    starts = []
+    if (run_dir / RUN_FILE).exists():
+        starts = read_json(run_dir / RUN_FILE)["starts"]
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "versions": {
+            "jaxseq": jaxseq.__version__,
+            **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        },
+        "devices": [str(device) for device in jax.devices()],
+    }
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(tokenizer, run_dir / TOKENIZER_FILE)
+        write_json(
+            run_dir / RUN_FILE,
+            {
+                "corpus": fingerprint,
+                "inputs": inputs,
+                "fresh": fresh,
+                "starts": [*starts, start],
+            },
         )
-    data = experiment.data.resolve()
-    tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE) if resuming else None
-    corpus = data.load(tokenizer)
-    model = experiment.task.resolve(experiment.model, data, corpus.tokenizer)
-    experiment = dataclasses.replace(experiment, model=model, data=data)
-    if resuming:
-        check_same(run_dir, read_experiment(run_dir), experiment)
-        check_corpus(run_dir, corpus)
-    return OpenedRun(experiment, corpus, run_dir)
+        write_json(run_dir / CONFIG_FILE, to_tree(experiment))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run directory {run_dir}: {error.strerror}; "
+            "choose another with --run-dir"
+        ) from error
+
+
+def write_params_run(run_dir: Path, experiment: Experiment, tokenizer: Any, params: PyTree) -> None:
+    """A run directory with given parameters, as of step 0, for parameters from elsewhere.
+
+    The experiment's configs are resolved. `sample`, `evaluate`, `predict` and fine-tuning take it
+    as they take a trained run. Raises UserError where `run_dir` holds something, and ValueError
+    where `params` are not those of the experiment's model.
+    """
+    init = initializer(experiment.task, experiment.model, experiment.finetune)
+    expected, given = (
+        {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+        for tree in (abstract_params(init, one_device_mesh()), params)
+    )
+    if given != expected:
+        differing = sorted(path for path, _ in expected.items() ^ given.items())
+        raise ValueError(f"params differ from the model's in name or shape: {set(differing)}")
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise UserError(f"{run_dir} is there already; choose another directory")
+    write_run_files(run_dir, experiment, tokenizer, fingerprint=None, inputs=(), fresh=())
+    with Checkpoints(run_dir / CHECKPOINTS) as checkpoints:
+        checkpoints.save(TrainState(np.zeros((), np.int32), params, opt_state=()), 0)
+        checkpoints.wait()
 
 
 def check_corpus(run_dir: Path, corpus: Corpus) -> None:
     """Raises UserError where `corpus` is not the text that `run_dir` was trained on."""
     trained_on = read_json(run_dir / RUN_FILE)["corpus"]
+    if trained_on is None:  # parameters from elsewhere may be tried on any text
+        return
     if corpus.fingerprint != trained_on:
         raise UserError(
             f"the text has changed since {run_dir} was started (its SHA-256 was "
@@ -132,25 +141,17 @@ def read_run(run_dir: Path, checkpoint: str = "last") -> TrainedRun:
     """
     experiment = read_experiment(run_dir)
     tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE)
-    directory = run_dir / CHECKPOINTS
-    if not directory.is_dir():
-        raise UserError(f"{run_dir} holds no checkpoint yet; train it first")
-    like = abstract_state(
-        partial(experiment.task.init, experiment.model),
-        experiment.optimizer.build(experiment.num_steps),
-        one_device_mesh(),  # enough to look at a model
-    )
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            raise UserError(f"{run_dir} holds no checkpoint yet; train it first")
-        choices = {"last": steps[-1], "best": checkpoints.best(), **{str(s): s for s in steps}}
-        step = choices.get(checkpoint)
-        if step is None:
-            raise UserError(
-                f"{run_dir} has no checkpoint '{checkpoint}'; it has last, best and "
-                f"{', '.join(map(str, steps))}"
-            )
-        state = checkpoints.restore(like, step)
+    init = initializer(experiment.task, experiment.model, experiment.finetune)
+    like = abstract_params(init, one_device_mesh())  # enough to look at a model
+    with open_checkpoints(run_dir) as checkpoints:
+        step = checkpoints.named(checkpoint)
+        params = checkpoints.restore_params(like, step)
     inputs = tuple(read_json(run_dir / RUN_FILE)["inputs"])
-    return TrainedRun(experiment, tokenizer, state.params, step, inputs)
+    return TrainedRun(experiment, tokenizer, params, step, inputs)
+
+
+def open_checkpoints(run_dir: Path) -> Checkpoints:
+    """The checkpoints of a run, to be read alone; UserError where there are none."""
+    if not (run_dir / CHECKPOINTS).is_dir():
+        raise UserError(f"{run_dir} holds no checkpoint yet; train it first")
+    return Checkpoints(run_dir / CHECKPOINTS, read_only=True)

@@ -1,13 +1,15 @@
 """The state of training, born on the devices where it lives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax.struct import PyTreeNode
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from jaxseq.parallel.sharding import parameter_shardings, replicated
@@ -25,25 +27,32 @@ class TrainState(PyTreeNode):
     opt_state: PyTree
 
 
+def abstract_params(init: Callable[[Key[Array, ""]], PyTree], mesh: Mesh) -> PyTree:
+    """Shapes, dtypes and shardings of the parameters that `init` makes, without any array."""
+    boxed = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf, home: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=home),
+        nn.unbox(boxed),
+        parameter_shardings(boxed, mesh),
+    )
+
+
 def abstract_state(
-    init: Callable[[Key[Array, ""]], PyTree], optimizer: optax.GradientTransformation, mesh: Mesh
+    init: Callable[[Key[Array, ""]], PyTree],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    frozen: Collection[str] = (),
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without any array.
 
     `init` maps a key to parameters in their boxes of axis names. An optimizer's averages live
-    where their parameters do; its counters are on every device.
+    where their parameters do; its counters are on every device. Of the parameters that `frozen`
+    names it keeps nothing.
     """
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(partial(_create, init, optimizer), key)
-    homes = {
-        _names(path): sharding
-        for path, sharding in jax.tree_util.tree_leaves_with_path(
-            parameter_shardings(jax.eval_shape(init, key), mesh)
-        )
-    }
-    sizes = {
-        _names(path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes.params)
+    shapes = jax.eval_shape(partial(_create, init, optimizer, frozen), jax.random.key(0))
+    params = {
+        _names(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(init, mesh))
     }
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -51,8 +60,8 @@ def abstract_state(
         # (optax.tree_map_params does this too, but not through the masks of optax.partition.)
         names, where = _names(path), replicated(mesh)
         for tail in (names[i:] for i in range(len(names))):
-            if sizes.get(tail) == leaf.shape:
-                where = homes[tail]
+            if tail in params and params[tail].shape == leaf.shape:
+                where = params[tail].sharding
                 break
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
@@ -64,10 +73,35 @@ def create_state(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     key: Key[Array, ""],
+    frozen: Collection[str] = (),
 ) -> TrainState:
     """The state before the first step: no array ever exists whole on one device by accident."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, optimizer, mesh))
-    return jax.jit(partial(_create, init, optimizer), out_shardings=shardings)(key)
+    like = abstract_state(init, optimizer, mesh, frozen)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    return jax.jit(partial(_create, init, optimizer, frozen), out_shardings=shardings)(key)
+
+
+def split(params: PyTree, names: Collection[str]) -> tuple[PyTree, PyTree]:
+    """The parameters that are not in `names` (paths like "blocks/mlp/in/kernel"), and those."""
+    rest, named = {}, {}
+    for path, leaf in flatten(params).items():
+        (named if path in names else rest)[path] = leaf
+    return unflatten(rest), unflatten(named)
+
+
+def join(params: PyTree, others: PyTree) -> PyTree:
+    """One tree of two: the opposite of `split`; where both have a parameter, that of `others`."""
+    return unflatten(flatten(params) | flatten(others))
+
+
+def flatten(params: PyTree) -> dict[str, Any]:
+    """{"blocks/mlp/in/kernel": leaf, ...} of nested dictionaries."""
+    return flatten_dict(params, keep_empty_nodes=True, sep="/")
+
+
+def unflatten(leaves: dict[str, Any]) -> PyTree:
+    """The opposite of `flatten`."""
+    return unflatten_dict(leaves, sep="/")
 
 
 def _names(path: tuple) -> tuple[str, ...]:
@@ -75,6 +109,9 @@ def _names(path: tuple) -> tuple[str, ...]:
     return tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def _create(init: Callable, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+def _create(
+    init: Callable, optimizer: optax.GradientTransformation, frozen: Collection[str], key: Array
+) -> TrainState:
     params = nn.unbox(init(key))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    trained, _ = split(params, frozen)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))

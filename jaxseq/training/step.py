@@ -1,11 +1,11 @@
 """One step of training, and the loss of one batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import optax
 
-from jaxseq.training.state import TrainState
+from jaxseq.training.state import TrainState, join, split
 from jaxseq.typing import Array, Float, Key, PyTree
 
 Batch = dict[str, Array]
@@ -18,23 +18,26 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     learning_rates: optax.Schedule,
     key: Key[Array, ""],
+    frozen: Collection[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The pure function (state, batch) -> (next state, metrics) that `jit` compiles.
 
     The loss is sum / weight over the whole batch, whatever devices hold it. Randomness of a step
-    is fold_in(key, step), so that a resumed run draws what the uninterrupted one drew.
+    is fold_in(key, step), so that a resumed run draws what the uninterrupted one drew. Parameters
+    whose paths are in `frozen` stay as they are, and no gradient of them is computed.
     """
 
-    def mean_loss(params: PyTree, batch: Batch, dropout_key: Key[Array, ""]) -> tuple:
-        loss_sum, weight = loss(params, batch, dropout_key)
+    def mean_loss(trained: PyTree, fixed: PyTree, batch: Batch, dropout_key: Array) -> tuple:
+        loss_sum, weight = loss(join(trained, fixed), batch, dropout_key)
         return loss_sum / jax.numpy.maximum(weight, 1), weight
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        trained, fixed = split(state.params, frozen)
         (mean, weight), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
-            state.params, batch, jax.random.fold_in(key, state.step)
+            trained, fixed, batch, jax.random.fold_in(key, state.step)
         )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = join(optax.apply_updates(trained, updates), fixed)
         metrics = {
             "loss": mean,
             "weight": weight,

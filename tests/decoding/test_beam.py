@@ -31,8 +31,10 @@ def row_model(table: np.ndarray) -> reference.Model:
     return next_log_probs
 
 
-@functools.partial(jax.jit, static_argnames=("beam_size", "max_length", "length_penalty"))
-def search(tables, *, beam_size, max_length, length_penalty):
+@functools.partial(
+    jax.jit, static_argnames=("beam_size", "max_length", "length_penalty", "early_stopping")
+)
+def search(tables, *, beam_size, max_length, length_penalty, early_stopping=False):
     """Beam search over the tables, or greedy search for a beam of 0."""
     rows = tables.shape[0]
 
@@ -50,7 +52,9 @@ def search(tables, *, beam_size, max_length, length_penalty):
     }
     if beam_size == 0:
         return greedy_search(step, carry, **options)
-    return beam_search(step, repeat_rows(carry, beam_size), beam_size=beam_size, **options)
+    carry = repeat_rows(carry, beam_size)
+    options["early_stopping"] = early_stopping
+    return beam_search(step, carry, beam_size=beam_size, **options)
 
 
 def check_row(found, expected: list[reference.Hypothesis], max_length: int) -> None:
@@ -88,6 +92,25 @@ def test_equals_twin(beam_size: int, length_penalty: float) -> None:
             exponent=length_penalty,
         )
         check_row([x[b] for x in found], expected, 7)
+
+
+@pytest.mark.parametrize("beam_size", [2, 3])
+def test_stopping_early_equals_twin_in_every_row(beam_size: int) -> None:
+    tables = random_tables(8, 4)
+    options = {"beam_size": beam_size, "max_length": 7, "length_penalty": 1.0}
+    found = search(jnp.asarray(tables, jnp.float32), **options, early_stopping=True)
+    for b, table in enumerate(tables):
+        expected = reference.beam_search(
+            row_model(table),
+            beam_size=beam_size,
+            max_length=7,
+            end_token=END,
+            exponent=1.0,
+            early_stopping=True,
+        )
+        check_row([x[b] for x in found], expected, 7)
+    patient = search(jnp.asarray(tables, jnp.float32), **options)
+    assert np.any(np.asarray(patient[2]) > np.asarray(found[2]))
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7])

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import assert_close
-from small_gpt import CONFIGS, SMALL, TOKENS, in_dtype, make_params
+from compare import assert_close, in_dtype
+from small_gpt import CONFIGS, SMALL, TOKENS, make_params
 
 from jaxseq.decoding.cache import init_cache
 from jaxseq.models.gpt import GPT
@@ -52,10 +52,10 @@ def test_every_prefill_split_equals_full_forward(name, first):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_cache_has_the_shape_and_dtype_of_keys(dtype):
     config = in_dtype(CONFIGS["post-norm"], dtype)
-    cache = init_cache(config, batch_size=3, slots=5)
+    cache = init_cache(config, batch_size=3, slots=5).own
     assert cache.key.shape == cache.value.shape == (2, 3, 5, 1, 4)
     assert cache.key.dtype == cache.value.dtype == jnp.dtype(dtype)
-    assert init_cache(config, 3).key.shape[2] == config.context
+    assert init_cache(config, 3).own.key.shape[2] == config.context
 
 
 @pytest.mark.parametrize("slots", [0, SMALL.context + 1])

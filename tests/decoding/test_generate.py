@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import in_dtype
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from small_gpt import CONFIGS, SMALL, TOKENS, in_dtype, make_params
+from small_gpt import CONFIGS, SMALL, TOKENS, make_params
 
 from jaxseq.decoding import streaming
 from jaxseq.decoding.generate import generate

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxseq.decoding.sampling import SamplingConfig, candidates, nucleus, sample_token
+from jaxseq.decoding.sampling import SamplingConfig, candidates, nucleus, penalize, sample_token
 from jaxseq.errors import UserError
 from jaxseq.reference import sampling as twin
 
@@ -33,12 +33,13 @@ def our_probabilities(logits: np.ndarray, **options) -> np.ndarray:
     temperature=st.sampled_from([0.3, 1.0, 2.5]),
     top_k=st.integers(0, VOCAB + 2),
     top_p=st.sampled_from([0.05, 0.37, 0.61, 0.9, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.04, 0.31, 0.7, 1.0]),
 )
-def test_candidates_equal_twin(logits, temperature, top_k, top_p):
+def test_candidates_equal_twin(logits, temperature, top_k, top_p, min_p):
     # Where a sum of probabilities is within rounding of p, float32 may cut on the other side.
     before_cut = -np.sort(-twin.probabilities(logits, temperature=temperature, top_k=top_k))
     assume(np.min(np.abs(np.cumsum(before_cut, axis=-1) - top_p)) > 1e-5 or top_p == 1.0)
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     expected = twin.probabilities(logits, **options)
     actual = our_probabilities(logits, **options)
     np.testing.assert_array_equal(actual > 0, expected > 0)
@@ -52,9 +53,41 @@ def test_greedy_is_the_twins_certainty(logits):
     np.testing.assert_array_equal(np.asarray(tokens), expected.argmax(-1))
 
 
+@given(logits=logits_rows, penalty=st.sampled_from([0.5, 1.0, 1.3, 4.0]), seed=st.integers(0, 9))
+def test_a_repetition_penalty_equals_twin(logits, penalty, seed):
+    seen = np.random.default_rng(seed).random(logits.shape) < 0.5
+    expected = twin.probabilities(logits, seen, temperature=0.7, repetition_penalty=penalty)
+    penalized = penalize(jnp.asarray(logits), jnp.asarray(seen), penalty)
+    np.testing.assert_allclose(our_probabilities(penalized, temperature=0.7), expected, atol=1e-6)
+
+
+def test_a_repetition_penalty_changes_what_is_greedy():
+    logits = jnp.array([[2.0, 1.5, -1.0], [-1.0, -0.5, -3.0]])
+    seen = jnp.array([[True, False, False], [False, True, False]])
+    options = {"temperature": 0.0, "repetition_penalty": 2.5}
+    key = jax.random.key(0)
+    assert sample_token(key, logits, **options).tolist() == [0, 1]
+    assert sample_token(key, logits, seen, **options).tolist() == [1, 0]
+
+
+def test_what_a_row_draws_depends_on_its_number_alone():
+    logits = jax.random.normal(jax.random.key(2), (5, 50))
+    key = jax.random.key(3)
+    drawn = sample_token(key, logits)
+    np.testing.assert_array_equal(sample_token(key, logits[:3]), drawn[:3])
+    np.testing.assert_array_equal(sample_token(key, logits.at[0].set(0.0))[1:], drawn[1:])
+
+
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.5}, {"top_k": 4}, {"top_p": 0.7}, {"top_k": 5, "top_p": 0.8}],
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 4},
+        {"top_p": 0.7},
+        {"min_p": 0.3},
+        {"top_k": 5, "top_p": 0.8, "min_p": 0.4},
+    ],
     ids=str,
 )
 def test_draws_follow_the_distribution(options):
@@ -101,7 +134,7 @@ def test_what_is_off_sorts_nothing():
 
     assert "top_k" in program(top_k=3)
     for word in ("top_k", "sort", "cumsum"):
-        assert word not in program(temperature=0.7)
+        assert word not in program(temperature=0.7, min_p=0.1)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +143,8 @@ def test_what_is_off_sorts_nothing():
         ("temperature", "--temperature", [-0.1, math.inf, math.nan, 1e-9]),
         ("top_k", "--top-k", [-1]),
         ("top_p", "--top-p", [0.0, -0.5, 1.01, math.nan]),
+        ("min_p", "--min-p", [-0.1, 1.01, math.nan]),
+        ("repetition_penalty", "--repetition-penalty", [0.0, -1.0, math.inf, math.nan]),
     ],
 )
 def test_options_out_of_range(field, option, values):

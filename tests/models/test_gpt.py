@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import assert_close, assert_same, check_parity, random_params
-from small_gpt import CONFIGS, SMALL, TOKENS, in_dtype, make_params
+from compare import assert_close, assert_same, check_parity, in_dtype, random_params
+from small_gpt import CONFIGS, SMALL, TOKENS, make_params
 
 from jaxseq.models.gpt import GPT, GPTConfig
 from jaxseq.ops.losses import softmax_cross_entropy

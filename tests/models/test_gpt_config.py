@@ -6,6 +6,7 @@ import pytest
 
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPTConfig
+from jaxseq.ops.positions import Rotary
 
 DATA = {"vocab_size": 65, "context": 64}
 
@@ -17,7 +18,7 @@ def test_zeros_follow_the_data_and_the_other_sizes() -> None:
 
 
 def test_what_is_given_stays() -> None:
-    given = GPTConfig(vocab_size=70, context=128, num_kv_heads=2, mlp_hidden=100)
+    given = GPTConfig(vocab_size=70, context=128, num_kv_heads=2, head_size=48, mlp_hidden=100)
     assert given.resolve(**DATA) == given
     assert given.resolve(**DATA).resolve(**DATA) == given
 
@@ -58,7 +59,9 @@ def test_sizes_that_do_not_fit_name_the_option(changes: dict, message: str) -> N
     [
         ({"num_kv_heads": -2}, r"--model\.num-kv-heads is -2"),
         ({"mlp_hidden": -5}, r"--model\.mlp-hidden"),
-        ({"rotary_base": 0.0, "positions": "rotary"}, r"--model\.rotary-base"),
+        ({"rotary": Rotary(base=0.0)}, r"--model\.rotary\.base is 0.0"),
+        ({"windows": (4, -1)}, r"--model\.windows is -1"),
+        ({"soft_cap": -1.0}, r"--model\.soft-cap"),
     ],
 )
 def test_sizes_below_zero_name_the_option(changes: dict, message: str) -> None:

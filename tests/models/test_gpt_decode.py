@@ -12,16 +12,16 @@ from small_gpt import CONFIGS, make_params
 
 from jaxseq.models.gpt import GPT
 from jaxseq.nn.attention import KVCache
+from jaxseq.nn.transformer import BlockCache
 
 TOKENS = jnp.array([[3, 0, 7, 1, 5], [2, 2, 9, 0, 4]])
 LENGTH = TOKENS.shape[1]
 
 
-def empty_cache(config, slots: int) -> KVCache:
+def empty_cache(config, slots: int) -> BlockCache:
     # NaN in what is not yet written must never be read.
-    head_size = config.width // config.num_heads
-    shape = (config.num_layers, TOKENS.shape[0], slots, config.num_kv_heads, head_size)
-    return KVCache(jnp.full(shape, jnp.nan), jnp.full(shape, jnp.nan))
+    shape = (config.num_layers, TOKENS.shape[0], slots, config.num_kv_heads, config.head_size)
+    return BlockCache(KVCache(jnp.full(shape, jnp.nan), jnp.full(shape, jnp.nan)))
 
 
 @functools.cache

@@ -5,8 +5,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-from compare import assert_close, assert_same
-from small_gpt import CONFIGS, in_dtype, make_params
+from compare import assert_close, assert_same, in_dtype
+from small_gpt import CONFIGS, make_params
 
 from jaxseq.models.gpt import GPT
 from jaxseq.ops.losses import softmax_cross_entropy

@@ -1,9 +1,10 @@
 """The affine map against its twin."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import DTYPES, check_parity
+from compare import DTYPES, assert_close, check_parity
 
 from jaxseq.ops.linear import linear
 from jaxseq.reference import linear as reference
@@ -52,3 +53,19 @@ def test_bias_is_not_rounded_to_the_compute_dtype() -> None:
     bias = jnp.array([1.0 + 2.0**-20])
     y = linear(jnp.zeros((1, 2)), jnp.zeros((2, 1)), bias, dtype=BFLOAT16)
     np.testing.assert_array_equal(y, bias[None])
+
+
+def test_gradients_of_every_example_by_itself() -> None:
+    # XLA's CPU compiler once ended the process over these shapes.
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 3, 6), (4, 6, 5)))
+
+    def loss(x, kernel):
+        return jnp.sum(linear(x, kernel) ** 2)
+
+    together = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))(x, kernel)
+    single = jax.jit(jax.grad(loss, (0, 1)))
+    for i in range(4):
+        assert_close(
+            jax.tree.map(lambda g, i=i: g[i], together), single(x[i], kernel[i]), "float32"
+        )

@@ -80,7 +80,10 @@ def test_counts_and_answers_are_those_of_the_best_paths(features):
         whole += all(hits)
         if "rare" in sentence.words:
             rare_right += hits[sentence.words.index("rare")]
-    found = {k: float(v) for k, v in TASK.evaluator(model, TOKENIZER)(params, batch()).items()}
+    each = TASK.evaluator(model, TOKENIZER)(params, batch())
+    assert {rows.shape for rows in each.values()} == {(5,)}
+    assert not any(rows[3:].any() for rows in each.values())  # filler rows
+    found = {name: float(rows.sum()) for name, rows in each.items()}
     assert found.pop("loss") > 0
     assert found == {
         "words": 6, "right": right, "rare": 1, "rare_right": rare_right,

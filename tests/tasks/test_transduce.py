@@ -71,7 +71,10 @@ def test_coverage_adds_what_looking_twice_costs(params, batch):
 
 
 def test_counts_are_those_of_the_decoded_targets(params, batch):
-    found = {k: float(v) for k, v in TASK.evaluator(MODEL, TOKENIZER)(params, batch).items()}
+    each = TASK.evaluator(MODEL, TOKENIZER)(params, batch)
+    assert {rows.shape for rows in each.values()} == {(5,)}
+    assert not any(rows[3:].any() for rows in each.values())  # filler rows
+    found = {name: float(rows.sum()) for name, rows in each.items()}
     sources, targets = zip(*PAIRS, strict=True)
     written = [answer["output"] for answer in TASK.predict(MODEL, params, TOKENIZER, sources)]
     pairs = zip(written, targets, strict=True)

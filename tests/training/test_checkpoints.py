@@ -13,7 +13,7 @@ from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
 from jaxseq.tasks.language_model import LanguageModel
 from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.optimizers import Optimizer
-from jaxseq.training.state import abstract_state, create_state
+from jaxseq.training.state import abstract_params, abstract_state, create_state
 
 MODEL = GPTConfig(num_layers=1, width=8, num_heads=2).resolve(vocab_size=16, context=4)
 INIT = partial(LanguageModel().init, MODEL)
@@ -58,6 +58,38 @@ def test_a_state_moves_to_another_mesh_bitwise(tmp_path, state, mesh):
         moved = checkpoints.restore(like)
     assert jax.tree.map(lambda a: a.sharding, moved) == jax.tree.map(lambda a: a.sharding, like)
     assert_same_state(moved, at(state, 7))
+
+
+def test_parameters_are_read_alone(tmp_path, state):
+    """Some of them or all, whatever optimizer wrote them; those that are not there are named."""
+    mesh = MeshConfig(data=1, fsdp=4, tensor=2).build(8)
+    like = abstract_params(INIT, mesh)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 7), 7)
+        checkpoints.wait()
+        params = checkpoints.restore_params(like, 7)
+        table = checkpoints.restore_params({"embedding": like["embedding"]}, 7)
+        with pytest.raises(UserError, match="has no parameter other/table; choose another of 7"):
+            checkpoints.restore_params({"other": like["embedding"]}, 7)
+        leaf = like["embedding"]["table"]
+        longer = {"table": jax.ShapeDtypeStruct((18, 8), leaf.dtype, sharding=leaf.sharding)}
+        with pytest.raises(UserError, match=r"checkpoint 7 in .* cannot be read: .*\(18, 8\)"):
+            checkpoints.restore_params({"embedding": longer}, 7)
+    assert jax.tree.map(lambda a: a.sharding, params) == jax.tree.map(lambda a: a.sharding, like)
+    assert_same_state(params, state.params)
+    assert_same_state(table, {"embedding": state.params["embedding"]})
+
+
+def test_checkpoints_have_names(tmp_path, state):
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        with pytest.raises(UserError, match="holds no checkpoint yet"):
+            checkpoints.named("last")
+        for step, loss in ((1, 1.0), (2, 2.0)):
+            checkpoints.save(at(state, step), step, loss)
+        checkpoints.wait()
+        assert [checkpoints.named(name) for name in ("last", "best", "2")] == [2, 1, 2]
+        with pytest.raises(UserError, match=r"no checkpoint '3' in .*; it has last, best and 1, 2"):
+            checkpoints.named("3")
 
 
 # Orbax abandons its other reads of the damaged checkpoint, and says so after its loop is closed.
@@ -108,4 +140,4 @@ def test_no_room_is_one_line_that_names_the_last_good_one(tmp_path, state, monke
 def test_nothing_that_can_be_read_is_an_error(tmp_path):
     like = abstract_state(INIT, OPTIMIZER, one_device_mesh())
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="can be read"):
-        checkpoints.restore(like, 4)
+        checkpoints.restore(like)

@@ -1,0 +1,40 @@
+"""BERT's pretraining: masked tokens, and whether one text really follows another.
+
+Command:   jaxseq tokenizer runs/wordpiece --data.path TEXTS --kind wordpiece --lowercase
+           jaxseq train experiments/bert_pretrain.py --data.path TEXTS \
+               --data.tokenizer runs/wordpiece
+Data:      TEXTS, a file or a directory or a pattern: documents of sentences. Without --data.path
+           JAXSEQ_DATA/lm/tinyshakespeare.txt is read, with BERT's own vocabulary
+Hardware:  a laptop CPU; BERT-base is --model.num-layers 12 --model.width 768 --model.num-heads 12
+           --data.context 512 --data.batch-size 256
+Time:      TIME_HERE
+Expect:    EXPECT_HERE
+Then:      jaxseq train experiments/classify.py --finetune.from-run RUN_DIR
+"""
+
+import sys
+from pathlib import Path
+
+from jaxseq.cli import main
+from jaxseq.data.masked_text import MaskedText
+from jaxseq.models.bert import BertConfig
+from jaxseq.tasks.masked_lm import MaskedLM
+from jaxseq.training.experiment import Experiment
+from jaxseq.training.optimizers import Optimizer
+
+experiment = Experiment(
+    task=MaskedLM(),
+    model=BertConfig(num_layers=4, width=128, num_heads=4, unroll_layers=4),
+    data=MaskedText(
+        path=Path("$JAXSEQ_DATA/lm/tinyshakespeare.txt"),
+        tokenizer="$JAXSEQ_DATA/vocab/bert-base-uncased-vocab.txt",
+        next_sentence=True,
+        context=64,
+        batch_size=32,
+    ),
+    optimizer=Optimizer(learning_rate=2e-3, schedule="linear", final_fraction=0.0),
+    num_steps=2000,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["train", __file__, *sys.argv[1:]]))

@@ -1,0 +1,291 @@
+"""Questions and the texts that hold their answers, in windows of a length that a model reads."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxseq.data.batches import Batch, spread
+from jaxseq.data.corpus import Corpus, fingerprint
+from jaxseq.data.marked_tokenizer import marked_tokenizer
+from jaxseq.data.named_tokenizer import absolute_name
+from jaxseq.data.ragged import Example, Ragged, RaggedBatches, collate, room
+from jaxseq.data.rows import BadRows, OnBadRow
+from jaxseq.data.split_files import SplitFiles
+from jaxseq.data.squad_files import Answer, Question, read_squad
+from jaxseq.data.subwords import SubwordTokenizer
+from jaxseq.errors import UserError
+from jaxseq.typing import Int
+
+SHOWN = 6
+"""Held-out questions that show what the trained model makes of them."""
+
+
+@dataclass(frozen=True)
+class QuestionCoder:
+    """Questions and contexts as a model reads them."""
+
+    tokenizer: SubwordTokenizer
+    max_length: int
+    """Tokens of a window at most: [CLS] question [SEP] part of the context [SEP]."""
+    max_question: int
+    """Tokens of a question that are kept; the rest of a longer one is cut off."""
+    stride: int
+    """Tokens of the context from the beginning of one window to that of the next."""
+    unanswerable: bool = False
+    """Whether there are questions without an answer, so that none may be given."""
+
+    def windows(self, question: str, context: str, answer: Answer | None = None) -> list[Example]:
+        """The windows in which the model sees a question's context, one at least.
+
+        tokens (T)      [CLS] question [SEP] part of the context [SEP]
+        types (T)       0 up to the first [SEP] and on it, 1 behind it
+        lengths ()      T
+        starts ()       the first token that holds a character of the answer
+        ends ()         the last one; both 0, which is [CLS], where the window does not hold
+                        all of the answer
+        begins (T)      where the token begins in the characters of the context; 0 for others
+        stops (T)       the character behind its last; 0 for those that are not of the context
+        """
+        start, stop = (self.tokenizer.special(role) for role in ("classify", "separate"))
+        asked = self.tokenizer.encode(question)[: self.max_question]
+        text, offsets = self._read(context)
+        span = None if answer is None else token_span(offsets, answer)
+        lead = len(asked) + 2
+        size = self.max_length - lead - 1
+        found = []
+        for begin in range(0, max(len(text) - size, 0) + self.stride, self.stride):
+            part = text[begin : begin + size]
+            first = last = 0
+            if span is not None and begin <= span[0] and span[1] < begin + len(part):
+                first, last = lead + span[0] - begin, lead + span[1] - begin
+            length = lead + len(part) + 1
+            places = np.zeros((2, length), np.int32)
+            places[:, lead:-1] = offsets[begin : begin + size].T
+            found.append(
+                {
+                    "tokens": np.concatenate([[start], asked, [stop], part, [stop]]).astype(
+                        np.int32
+                    ),
+                    "types": (np.arange(length) >= lead).astype(np.int32),
+                    "lengths": np.array(length, np.int32),
+                    "starts": np.array(first, np.int32),
+                    "ends": np.array(last, np.int32),
+                    "begins": places[0],
+                    "stops": places[1],
+                }
+            )
+            if begin + size >= len(text):
+                break
+        return found
+
+    @functools.cached_property
+    def _read(self) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+        # The questions about one context come one after the other.
+        return functools.lru_cache(maxsize=1)(self.tokenizer.encode_with_offsets)
+
+
+def token_span(offsets: Int[np.ndarray, "tokens 2"], answer: Answer) -> tuple[int, int] | None:
+    """The first and the last token that hold a character of the answer, None where none does."""
+    first = int(np.searchsorted(offsets[:, 1], answer.start, side="right"))
+    last = int(np.searchsorted(offsets[:, 0], answer.start + len(answer.text))) - 1
+    return (first, last) if first <= last else None
+
+
+class QuestionWindows:
+    """Held-out questions, each with all its windows, its context and its references."""
+
+    def __init__(self, coder: QuestionCoder, questions: Sequence[Question], batch_size: int):
+        """Cut the contexts of `questions` into windows."""
+        self.questions = questions
+        self.windows = [
+            coder.windows(question.question, question.context, first_answer(question))
+            for question in questions
+        ]
+        most = max(map(len, self.windows))
+        self.batch_rows = -(-most // batch_size) * batch_size
+        """Rows of a batch: a multiple of the batch size in which every question finds room."""
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.questions)
+
+    def batches(self, numbers: Sequence[int]) -> Iterator[Batch]:
+        """Yield batches that hold all windows of each of the questions `numbers`, shortest first.
+
+        Row r is a window, and beside what `QuestionCoder.windows` gives has
+
+            question (B)          the row whose context and references are its, counted in the batch
+            context (B C)         characters of the context of question r, as code points; then 0
+            references (B A L)    the same of its references
+
+        Rows behind the last window have length 0 and question -1.
+        """
+        longest = {i: max(len(window["tokens"]) for window in self.windows[i]) for i in numbers}
+        group: list[int] = []
+        rows = 0
+        for number in sorted(numbers, key=longest.__getitem__):
+            if rows + len(self.windows[number]) > self.batch_rows:
+                yield self._batch(group)
+                group, rows = [], 0
+            group.append(number)
+            rows += len(self.windows[number])
+        if group:
+            yield self._batch(group)
+
+    def _batch(self, numbers: Sequence[int]) -> Batch:
+        windows, texts = [], []
+        for place, number in enumerate(numbers):
+            windows += [
+                window | {"question": np.array(place, np.int32)} for window in self.windows[number]
+            ]
+            question = self.questions[number]
+            references = [code_points(answer.text) for answer in question.answers]
+            texts.append(
+                {
+                    "context": code_points(question.context),
+                    "references": _stacked(references),
+                }
+            )
+        batch = collate(windows, self.batch_rows, room(windows))
+        batch |= collate(texts, self.batch_rows, room(texts))
+        batch["question"][len(windows) :] = -1
+        return batch
+
+
+def first_answer(question: Question) -> Answer | None:
+    """The answer that a model is trained to give: the first."""
+    return question.answers[0] if question.answers else None
+
+
+def code_points(text: str) -> Int[np.ndarray, " characters"]:
+    """A text as int32 numbers, one for each character."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4").astype(np.int32)
+
+
+def text_of(points: Int[np.ndarray, " characters"]) -> str:
+    """The text of code points, up to the first 0."""
+    kept = points[: np.argmax(points == 0)] if (points == 0).any() else points
+    return kept.astype("<i4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def _stacked(texts: Sequence[np.ndarray]) -> Int[np.ndarray, "A L"]:
+    found = np.zeros((len(texts), max(map(len, texts), default=0)), np.int32)
+    for row, text in zip(found, texts, strict=True):
+        row[: len(text)] = text
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquadData(SplitFiles):
+    """Questions in SQuAD's JSON, version 1.1 or 2.0, and how they are batched."""
+
+    tokenizer: str
+    """A subword tokenizer that has [CLS] and [SEP]: a tokenizer.json, a vocab.txt, a directory with
+    one of them or a run directory."""
+
+    max_length: int = 384
+    """Tokens of a window: [CLS] question [SEP] part of the context [SEP]."""
+
+    max_question: int = 64
+    """Tokens of a question that are kept."""
+
+    stride: int = 128
+    """Tokens from the beginning of one part of a context to that of the next."""
+
+    batch_size: int = 16
+    """Windows in a batch, B, over all devices."""
+
+    on_bad_row: OnBadRow = "error"
+    """Stop at a question that cannot be used, naming its file and id, or count it and leave it
+    out."""
+
+    def resolve(self) -> "SquadData":
+        """The config with absolute paths, good in every working directory."""
+        return dataclasses.replace(super().resolve(), tokenizer=absolute_name(self.tokenizer))
+
+    def load(self, coder: Any = None) -> Corpus[QuestionCoder, Any]:
+        """Read the files and cut contexts into windows.
+
+        Training has windows, a question's first answer in them; the other splits have questions
+        with all their references. A `QuestionCoder` is used as it is, a bare tokenizer for a new
+        one; without either the tokenizer is what the config names.
+
+        Raises UserError for a bad field, a tokenizer without [CLS] and [SEP], and what `read_squad`
+        finds.
+        """
+        self._check()
+        bad_rows = BadRows(self.on_bad_row)
+        documents = self.documents()
+        questions = {name: read_squad(text, bad_rows) for name, text in documents.items()}
+        bad_rows.report()
+        if not isinstance(coder, QuestionCoder):
+            coder = QuestionCoder(
+                marked_tokenizer(coder, self.tokenizer, "classify", "separate"),
+                self.max_length,
+                self.max_question,
+                self.stride,
+                unanswerable=any(not question.answers for question in questions["train"]),
+            )
+        splits = {
+            name: QuestionWindows(coder, found, self.batch_size)
+            for name, found in questions.items()
+            if name != "train"
+        }
+        held_out = questions["validation"]
+        shown = held_out[:: max(len(held_out) // SHOWN, 1)][:SHOWN]
+        return Corpus(
+            tokenizer=coder,
+            train=Ragged(_training_windows(coder, questions["train"]), "tokens", self.batch_size),
+            validation=splits["validation"],
+            test=splits.get("test"),
+            fingerprint=fingerprint(list(documents.values())),
+            inputs=tuple(_as_line(question) for question in shown),
+        )
+
+    def train_batches(self, corpus: Corpus[QuestionCoder, Any], seed: int) -> RaggedBatches:
+        """The batches of a training run."""
+        return RaggedBatches(corpus.train, seed)
+
+    def evaluation_batches(
+        self, split: QuestionWindows, at_most: int | None = None
+    ) -> Iterator[Batch]:
+        """The questions of a held-out split, or about `at_most` batches of them."""
+        return split.batches(spread(len(split), self.batch_size, at_most))
+
+    def describe(self, corpus: Corpus[QuestionCoder, Any]) -> str:
+        """What there is to train on, for a person."""
+        return f"{len(corpus.train):,} windows of questions and contexts"
+
+    def _check(self) -> None:
+        for option in ("max_question", "stride", "batch_size"):
+            if getattr(self, option) < 1:
+                raise UserError(
+                    f"--data.{option.replace('_', '-')} is {getattr(self, option)}: it must be at "
+                    "least 1"
+                )
+        room = self.max_length - self.max_question - 3
+        if self.stride > room:
+            raise UserError(
+                f"--data.stride is {self.stride}: beside [CLS], two [SEP] and a question of "
+                f"--data.max-question {self.max_question} tokens, a window of --data.max-length "
+                f"{self.max_length} has room for {room} of the context, and what lies between two "
+                "windows would never be seen"
+            )
+
+
+def _training_windows(coder: QuestionCoder, questions: Sequence[Question]) -> list[Example]:
+    """The windows of all questions, without characters' places, which training does not look at."""
+    return [
+        {name: array for name, array in window.items() if name not in ("begins", "stops")}
+        for question in questions
+        for window in coder.windows(question.question, question.context, first_answer(question))
+    ]
+
+
+def _as_line(question: Question) -> str:
+    """QUESTION TAB CONTEXT in one line."""
+    return "\t".join(" ".join(text.split()) for text in (question.question, question.context))
