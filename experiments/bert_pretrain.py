@@ -24,7 +24,9 @@ from jaxseq.training.optimizers import Optimizer
 
 experiment = Experiment(
     task=MaskedLM(),
-    model=BertConfig(num_layers=4, width=128, num_heads=4, unroll_layers=4),
+    model=BertConfig(
+        num_layers=4, width=128, num_heads=4, dtype="bfloat16", dropout=0.0, unroll_layers=4
+    ),
     data=MaskedText(
         path=Path("$JAXSEQ_DATA/lm/tinyshakespeare.txt"),
         tokenizer="$JAXSEQ_DATA/vocab/bert-base-uncased-vocab.txt",
@@ -32,8 +34,13 @@ experiment = Experiment(
         context=64,
         batch_size=32,
     ),
-    optimizer=Optimizer(learning_rate=2e-3, schedule="linear", final_fraction=0.0),
-    num_steps=2000,
+    # Norms behind the residual sums want small steps at first.
+    optimizer=Optimizer(
+        learning_rate=1e-3, warmup_steps=500, schedule="linear", final_fraction=0.0
+    ),
+    num_steps=6000,
+    evaluate_every=1000,
+    checkpoint_every=1000,
 )
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from jaxseq.cli_convert import convert
+from jaxseq.cli_tokenizer import tokenizer
 from jaxseq.decoding.sampling import SamplingConfig
 from jaxseq.errors import UserError
 from jaxseq.parallel.host_memory import keep_freed_memory
@@ -259,7 +261,7 @@ class Predict:
     """A run's answers to lines of text, one JSON object a line, in order."""
 
     run_dir: Positional[Path]
-    """A run directory of a tagger or of a sequence-to-sequence model."""
+    """A run directory, of anything but a language model."""
     input: str = "-"
     """A text file with one input a line; "-": standard input."""
     checkpoint: str = "last"
@@ -274,11 +276,8 @@ def predict(argv: list[str]) -> int:
     from jaxseq.training.run_directory import read_run
 
     run = read_run(options.run_dir, options.checkpoint)
-    task = run.experiment.task
-    if not hasattr(task, "predict"):
-        raise UserError(f"{options.run_dir} is a language model; try: jaxseq sample")
     lines = read_lines(None if options.input == "-" else Path(options.input))
-    for answer in task.predict(run.experiment.model, run.params, run.tokenizer, lines):
+    for answer in run.answers(lines):
         print(json.dumps(answer, ensure_ascii=False), flush=True)
     return 0
 
@@ -288,6 +287,8 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "sample": sample,
     "predict": predict,
+    "tokenizer": tokenizer,
+    "convert": convert,
 }
 
 

@@ -89,10 +89,13 @@ def our_sides(arrays: list[np.ndarray], causal: bool, backend: Any) -> tuple[Sid
         FORWARD: jax.jit(run).lower(query, key, value).compile(),
         BACKWARD: jax.jit(both).lower(query, key, value).compile(),
     }
-    sides = {what: partial(program, query, key, value) for what, program in compiled.items()}
-    memory = {
-        what: program.memory_analysis().temp_size_in_bytes for what, program in compiled.items()
-    }
+    sides: Sides = {}
+    memory: dict[str, int] = {}
+    for what, program in compiled.items():
+        sides[what] = partial(program, query, key, value)
+        analysis = program.memory_analysis()
+        assert analysis is not None, "XLA plans memory on CPUs"
+        memory[what] = analysis.temp_size_in_bytes
     return sides, memory
 
 

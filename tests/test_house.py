@@ -19,7 +19,7 @@ FORBIDDEN = {
     "nn": {"parallel", "data"},
     "models": {"parallel", "data"},
     "decoding": {"parallel", "data", "interop"},
-    "interop": {"parallel", "data"},
+    "interop": {"data"},
     "tasks": {"parallel", "interop"},
     "parallel": {"data", "ops"},
     "data": {"ops"},
@@ -42,6 +42,7 @@ def imports(file: Path) -> set[str]:
 def test_imports_go_down():
     for file in (REPOSITORY / "jaxseq").rglob("*.py"):
         room = file.relative_to(REPOSITORY / "jaxseq").parts[0].removesuffix(".py")
+        room = "cli" if room.startswith("cli_") else room  # a verb in a file of its own
         if room == "reference":
             assert imports(file) <= {"reference"}, file
         elif room in ROOMS:

@@ -5,7 +5,8 @@ import random
 from dataclasses import dataclass
 
 from jaxseq.data.corpus import Corpus
-from jaxseq.data.pairs import Pair, PairBatches, PairTokenizer, pair_corpus
+from jaxseq.data.pair_tokenizers import PairCoder, PairTokenizer
+from jaxseq.data.pairs import Pair, PairBatches, pair_corpus
 from jaxseq.data.ragged import Ragged
 from jaxseq.data.text import Document
 from jaxseq.errors import UserError
@@ -68,7 +69,7 @@ class DatesData(PairBatches):
         """The config itself: nothing in it depends on where it is read."""
         return self
 
-    def load(self, tokenizer: PairTokenizer | None = None) -> Corpus[PairTokenizer, Ragged]:
+    def load(self, tokenizer: PairTokenizer | None = None) -> Corpus[PairCoder, Ragged]:
         """Make up the pairs; UserError for a bad count."""
         self.check()
         for option, value in (

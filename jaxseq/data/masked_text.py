@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ SHOWN = 4
 """Held-out sentences that show what the trained model makes of them."""
 
 
+_Unmasked = Callable[[int, np.random.Generator], Batch]
+"""(step, draws) -> the rows of a step before masking."""
+
+
 @dataclass(frozen=True)
 class MaskedSplit:
     """The rows of a split, and how their tokens are masked."""
@@ -58,13 +62,13 @@ class MaskedBatches:
 
     def __init__(self, split: MaskedSplit, batch_size: int, seed: int):
         """Build on `split`; `seed` is an integer from 0 up."""
-        self._split = split
-        self._batch_size = batch_size
         self._seed = seed
-        rows = split.rows
-        self._packed = PackedBatches(rows, batch_size, seed) if isinstance(rows, Packed) else None
-        # Two: the epoch that ends in a batch, and the one that begins there.
-        self._order = functools.lru_cache(maxsize=2)(self._make_order)
+        self._masking = split.masking
+        if isinstance(split.rows, Packed):
+            packed = PackedBatches(split.rows, batch_size, seed)
+            self._unmasked: _Unmasked = lambda step, rng: packed[step]
+        else:
+            self._unmasked = _shuffled(split.rows, batch_size, seed)
 
     def __getitem__(self, step: int) -> Batch:
         """Return the arrays of `step`, counted from 0; see `Masking` for those of the masks.
@@ -76,19 +80,22 @@ class MaskedBatches:
         if step < 0:
             raise IndexError(f"step {step} is negative")
         rng = np.random.default_rng((self._seed, step, 1))
-        rows = self._split.rows
-        if self._packed is not None or isinstance(rows, Packed):
-            assert self._packed is not None
-            batch = self._packed[step]
-        else:
-            first = step * self._batch_size
-            places = [divmod(i, len(rows)) for i in range(first, first + self._batch_size)]
-            numbers = [self._order(epoch)[index] for epoch, index in places]
-            batch = rows.batch(np.array(numbers), rng)
-        return batch | self._split.masking(batch["tokens"], batch["segments"], rng)
+        batch = self._unmasked(step, rng)
+        return batch | self._masking(batch["tokens"], batch["segments"], rng)
 
-    def _make_order(self, epoch: int) -> Int[np.ndarray, " rows"]:
-        return np.random.default_rng((self._seed, epoch)).permutation(len(self._split))
+
+def _shuffled(rows: TextRows | PairRows, batch_size: int, seed: int) -> _Unmasked:
+    # Two: the epoch that ends in a batch, and the one that begins there.
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> Int[np.ndarray, " rows"]:
+        return np.random.default_rng((seed, epoch)).permutation(len(rows))
+
+    def unmasked(step: int, rng: np.random.Generator) -> Batch:
+        first = step * batch_size
+        places = [divmod(i, len(rows)) for i in range(first, first + batch_size)]
+        return rows.batch(np.array([order(epoch)[index] for epoch, index in places]), rng)
+
+    return unmasked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +190,7 @@ class MaskedText:
 
         Their pairs and masks are always the same. Rows of zeros fill the last batch.
         """
-        for number, batch in enumerate(_unmasked(split.rows, self.batch_size, at_most)):
+        for number, batch in enumerate(_in_order(split.rows, self.batch_size, at_most)):
             rng = np.random.default_rng((VALIDATION_SEED, number, 1))
             yield batch | split.masking(batch["tokens"], batch["segments"], rng)
 
@@ -233,7 +240,7 @@ class MaskedText:
         return MaskedSplit(rows, masking)
 
 
-def _unmasked(
+def _in_order(
     rows: TextRows | PairRows | Packed, batch_size: int, at_most: int | None
 ) -> Iterator[Batch]:
     if isinstance(rows, Packed):

@@ -1,23 +1,21 @@
 """Pairs of a source and a target text, from files of SOURCE TAB TARGET lines."""
 
-from collections import Counter
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import ArrayLike
+from pathlib import Path
 
 from jaxseq.data.batches import Batch
 from jaxseq.data.corpus import Corpus, fingerprint
-from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
+from jaxseq.data.files import absolute
+from jaxseq.data.pair_tokenizers import PairCoder, PairTokenizer, SubwordPairTokenizer, Unit
+from jaxseq.data.ragged import Ragged, RaggedBatches, ragged_evaluation_batches
 from jaxseq.data.split_files import SplitFiles, two_fields
+from jaxseq.data.subwords import SubwordTokenizer, load_subwords
 from jaxseq.data.text import Document
-from jaxseq.data.vocabulary import END, START, UNKNOWN, Vocabulary
 from jaxseq.errors import UserError
 
 Pair = tuple[str, str]
-Unit = Literal["character", "word"]
 
 
 def read_pairs(document: Document) -> list[Pair]:
@@ -33,83 +31,19 @@ def read_pairs(document: Document) -> list[Pair]:
     return pairs
 
 
-@dataclass(frozen=True)
-class PairTokenizer:
-    """Source and target texts as numbers, by character or by word (what stands between spaces).
-
-    Target number 0 is the start of a target and 1 its end.
-    """
-
-    source_unit: Unit
-    target_unit: Unit
-    source: Vocabulary
-    target: Vocabulary
-
-    start = 0
-    end = 1
-
-    @classmethod
-    def train(cls, pairs: Sequence[Pair], source_unit: Unit, target_unit: Unit) -> "PairTokenizer":
-        """The numbers of what occurs in `pairs`."""
-        sources, targets = Counter[str](), Counter[str]()
-        for source, target in pairs:
-            sources.update(_units(source, source_unit))
-            targets.update(_units(target, target_unit))
-        return cls(
-            source_unit,
-            target_unit,
-            Vocabulary.build(sources, (UNKNOWN,)),
-            Vocabulary.build(targets, (START, END, UNKNOWN)),
-        )
-
-    def example(self, source: str, target: str = "") -> Example:
-        """The arrays of a pair: source (S), inputs and targets (T), and their lengths ().
-
-        Inputs are the target behind its start, targets the same followed by its end.
-        """
-        read = self.source.encode(_units(source, self.source_unit))
-        written = self.target.encode(_units(target, self.target_unit))
-        return {
-            "source": read,
-            "source_lengths": np.array(len(read), np.int32),
-            "inputs": np.concatenate([[self.start], written]).astype(np.int32),
-            "targets": np.concatenate([written, [self.end]]).astype(np.int32),
-            "target_lengths": np.array(len(written) + 1, np.int32),
-        }
-
-    def source_units(self, source: str) -> list[str]:
-        """A source as the model reads it: a string for each number."""
-        return list(_units(source, self.source_unit))
-
-    def target_units(self, numbers: ArrayLike) -> list[str]:
-        """What a model wrote, up to its end: a string for each number."""
-        written = np.asarray(numbers).tolist()
-        if self.end in written:
-            written = written[: written.index(self.end)]
-        return self.target.decode(written)
-
-    def join(self, units: Sequence[str]) -> str:
-        """The target text that the units spell."""
-        return ("" if self.target_unit == "character" else " ").join(units)
-
-
-def _units(text: str, unit: Unit) -> Sequence[str]:
-    return text if unit == "character" else text.split()
-
-
 def pair_corpus(
-    tokenizer: PairTokenizer,
+    tokenizer: PairCoder,
     pairs: Mapping[str, Sequence[Pair]],
     batch_size: int,
     documents: Sequence[Document],
-) -> Corpus[PairTokenizer, Ragged]:
+) -> Corpus[PairCoder, Ragged]:
     """The corpus of the splits "train", "validation" and perhaps "test"."""
-    splits = {
-        name: Ragged([tokenizer.example(*pair) for pair in found], "source", batch_size)
-        for name, found in pairs.items()
-    }
+    examples = {name: [tokenizer.example(*pair) for pair in found] for name, found in pairs.items()}
+    lengths = ("source_lengths", "target_lengths")
+    longest = max(int(e[name]) for found in examples.values() for e in found for name in lengths)
+    splits = {name: Ragged(found, "source", batch_size) for name, found in examples.items()}
     return Corpus(
-        tokenizer=tokenizer,
+        tokenizer=dataclasses.replace(tokenizer, longest=longest),
         train=splits["train"],
         validation=splits["validation"],
         test=splits.get("test"),
@@ -125,7 +59,7 @@ class PairBatches:
     batch_size: int = 64
     """Pairs in a batch, B, over all devices."""
 
-    def train_batches(self, corpus: Corpus[PairTokenizer, Ragged], seed: int) -> RaggedBatches:
+    def train_batches(self, corpus: Corpus[PairCoder, Ragged], seed: int) -> RaggedBatches:
         """The batches of a training run."""
         return RaggedBatches(corpus.train, seed)
 
@@ -133,7 +67,7 @@ class PairBatches:
         """The batches of a held-out split, or about `at_most` of them, spread over it."""
         return ragged_evaluation_batches(split, at_most)
 
-    def describe(self, corpus: Corpus[PairTokenizer, Ragged]) -> str:
+    def describe(self, corpus: Corpus[PairCoder, Ragged]) -> str:
         """What there is to train on, for a person."""
         return f"{len(corpus.train):,} pairs"
 
@@ -153,8 +87,21 @@ class PairData(SplitFiles, PairBatches):
     target_unit: Unit = "word"
     """What one token of a target is."""
 
-    def load(self, tokenizer: PairTokenizer | None = None) -> Corpus[PairTokenizer, Ragged]:
+    tokenizer: str = ""
+    """The path of a subword tokenizer for sources and targets, in place of units: a tokenizer.json,
+    a directory with one, a run directory."""
+
+    def resolve(self) -> "PairData":
+        """The config with absolute paths, good in every working directory."""
+        tokenizer = self.tokenizer and str(absolute(Path(self.tokenizer)))
+        return dataclasses.replace(super().resolve(), tokenizer=tokenizer)
+
+    def load(
+        self, tokenizer: PairCoder | SubwordTokenizer | None = None
+    ) -> Corpus[PairCoder, Ragged]:
         """Read the files; the tokenizer is made from the training file where none is given.
+
+        A bare subword tokenizer is used for sources and targets.
 
         Raises UserError for a bad field, a path that cannot be read and a malformed line (with
         file and line).
@@ -162,6 +109,10 @@ class PairData(SplitFiles, PairBatches):
         self.check()
         documents = self.documents()
         pairs = {name: read_pairs(document) for name, document in documents.items()}
+        if tokenizer is None and self.tokenizer:
+            tokenizer = load_subwords(absolute(Path(self.tokenizer)))
         if tokenizer is None:
             tokenizer = PairTokenizer.train(pairs["train"], self.source_unit, self.target_unit)
+        elif isinstance(tokenizer, SubwordTokenizer):
+            tokenizer = SubwordPairTokenizer.of(tokenizer)
         return pair_corpus(tokenizer, pairs, self.batch_size, list(documents.values()))

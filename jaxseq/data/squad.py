@@ -78,8 +78,6 @@ class QuestionCoder:
                     "stops": places[1],
                 }
             )
-            if begin + size >= len(text):
-                break
         return found
 
     @functools.cached_property

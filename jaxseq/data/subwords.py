@@ -329,7 +329,7 @@ def tokenizers_library() -> ModuleType:
         import tokenizers
     except ImportError as error:
         raise UserError(
-            "subword tokenizers need the package tokenizers: pip install 'jaxseq[hf]'"
+            "subword tokenizers need the package tokenizers: pip install jaxseq"
         ) from error
     return tokenizers
 

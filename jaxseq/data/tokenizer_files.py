@@ -24,7 +24,7 @@ _CONVERT = (
     "make a tokenizer.json of it with transformers: "
     "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
 )
-_ROLES = {
+ROLE_FIELDS = {
     "bos_token": "start",
     "eos_token": "end",
     "pad_token": "pad",
@@ -33,6 +33,7 @@ _ROLES = {
     "sep_token": "separate",
     "mask_token": "mask",
 }
+"""The fields of a tokenizer_config.json that name special tokens, and our names of their roles."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,9 @@ def _with_special_tokens(read: Definition, directory: Path, config: dict[str, An
 
     said = _optional(directory / "special_tokens_map.json") | config
     roles = {
-        role: _content(said[name]) for name, role in _ROLES.items() if said.get(name) is not None
+        role: _content(said[name])
+        for name, role in ROLE_FIELDS.items()
+        if said.get(name) is not None
     }
     numbered = said.get("added_tokens_decoder") or {}
     named = [numbered[number] for number in sorted(numbered, key=int)]

@@ -1,5 +1,7 @@
 """The key/value cache of a GPT: empty, or with the beginning of a text in it."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxseq.models.gpt import GPT, GPTConfig
@@ -43,14 +45,18 @@ def read_ahead(
     return unstack(cache)
 
 
-def layer_by_layer(model: GPT, params: PyTree) -> tuple[GPT, PyTree]:
+def layer_by_layer(model: Any, params: PyTree) -> tuple[Any, PyTree]:
     """The same model with its layers apart (`nn.transformer.Layers`), and its parameters so.
 
     For loops that write token by token: the layers are cut apart here, once, and not in every
     step.
     """
-    layers = {f"layer_{i}": layer for i, layer in enumerate(unstack(params["blocks"]))}
-    return model.clone(scan_layers=False), {**params, "blocks": layers}
+    apart = {
+        name: {f"layer_{i}": layer for i, layer in enumerate(unstack(params[name]))}
+        for name in ("blocks", "encoder", "decoder")
+        if name in params
+    }
+    return model.clone(scan_layers=False), {**params, **apart}
 
 
 def left_padded(

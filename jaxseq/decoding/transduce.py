@@ -1,4 +1,4 @@
-"""What a recurrent encoder-decoder writes for a source, in one compiled program."""
+"""What an encoder-decoder writes for a source, in one compiled program."""
 
 import functools
 from typing import Any
@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.decoding.beam import beam_search, greedy_search, repeat_rows
+from jaxseq.decoding.cache import layer_by_layer
+from jaxseq.models.encoder_decoder import EncoderDecoder, cross_attention_weights
 from jaxseq.models.rnn_seq2seq import RNNSeq2Seq
+from jaxseq.ops.padding import valid_steps
 from jaxseq.ops.precision import accumulator
 from jaxseq.typing import Array, Float, Int, PyTree
 
@@ -19,7 +22,7 @@ from jaxseq.typing import Array, Float, Int, PyTree
     static_argnames=("beam_size", "max_length", "start_token", "end_token", "length_penalty"),
 )
 def translate(
-    module: RNNSeq2Seq,
+    module: RNNSeq2Seq | EncoderDecoder,
     params: PyTree,
     source: Int[Array, "B S"],
     source_lengths: Int[Array, "B"],
@@ -34,19 +37,23 @@ def translate(
 
     L is `max_length`. `lengths` counts tokens before the end token; behind them stands `end_token`.
     Row t of `alignments` is where the decoder looked as it wrote token t, the end token included,
-    and 0 behind it. `beam_size` 1 is greedy search; see `decoding.beam` for both, and for the
-    scores. `params` is the "params" collection. Each new shape compiles anew.
+    and 0 behind it: of a Transformer, the mean over the heads of its last layer. `beam_size` 1 is
+    greedy search; see `decoding.beam` for both, and for the scores. `params` is the "params"
+    collection. Each new shape compiles anew.
 
     Raises ValueError naming the argument that is out of range.
     """
-    variables = {"params": nn.meta.unbox(params)}
+    params = nn.meta.unbox(params)
     module = module.clone(deterministic=True)
+    writer, its_params = module, params
+    if isinstance(module, EncoderDecoder):
+        writer, its_params = layer_by_layer(module, params)
 
     def run(method: str, *arguments: Any) -> Any:
-        return module.apply(variables, *arguments, method=method)
+        return writer.apply({"params": its_params}, *arguments, method=method)
 
     encoded = run("encode", source, source_lengths)
-    carry = run("start", encoded)
+    carry = run("start", encoded, max_length)
     wide = encoded if beam_size == 1 else repeat_rows(encoded, beam_size)
 
     def step(tokens, carry):
@@ -70,5 +77,10 @@ def translate(
     # One reading of the result is cheaper than every hypothesis's alignments on the way to it.
     inputs = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start_token)
     written = jnp.minimum(lengths + 1, max_length)
-    _, alignments = run("__call__", source, source_lengths, inputs, written)
+    pair = source, source_lengths, inputs, written
+    if isinstance(module, EncoderDecoder):
+        weights = cross_attention_weights(module, params, *pair)[-1].mean(axis=1)
+        alignments = jnp.where(valid_steps(written, max_length)[..., None], weights, 0)
+    else:
+        _, alignments = run("__call__", *pair)
     return tokens, lengths, scores, alignments

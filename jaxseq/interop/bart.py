@@ -114,7 +114,7 @@ def _weights(config: EncoderDecoderConfig, head: str) -> list[Weight]:
     )
     weights = [
         Weight("target_embedding/table", "model.shared.weight", copies=copies),
-        Weight("output_bias", "final_logits_bias", row=True),
+        Weight("output_bias", "final_logits_bias", leading_one=True, optional=True),
     ]
     for side in ("encoder", "decoder"):
         layer = f"model.{side}.layers.{{layer}}"
@@ -130,7 +130,7 @@ def _weights(config: EncoderDecoderConfig, head: str) -> list[Weight]:
         weights += norm(f"{side}/mlp_norm", f"{layer}.final_layer_norm")
         if config.positions == "learned":
             table = f"model.{side}.embed_positions.weight"
-            weights.append(Weight(f"{side}_positions/table", table, skip=UNUSED_POSITIONS))
+            weights.append(Weight(f"{side}_positions/table", table, unused_rows=UNUSED_POSITIONS))
         if config.embedding_norm:
             weights += norm(f"{side}_embedding_norm", f"model.{side}.layernorm_embedding")
     return weights

@@ -31,6 +31,7 @@ def _read_config(fields: Fields) -> BertConfig:
         is_decoder=False,
         add_cross_attention=False,
         tie_word_embeddings=True,
+        problem_type="single_label_classification",
     )
     return BertConfig(
         vocab_size=fields["vocab_size"],
@@ -97,10 +98,7 @@ def _weights(config: BertConfig, head: str) -> list[Weight]:
             predictions = "cls.predictions"
             weights += [
                 *linear("head/map", f"{predictions}.transform.dense", optional=True),
-                Weight(
-                    "head/norm/scale", f"{predictions}.transform.LayerNorm.weight", optional=True
-                ),
-                Weight("head/norm/bias", f"{predictions}.transform.LayerNorm.bias", optional=True),
+                *norm("head/norm", f"{predictions}.transform.LayerNorm", optional=True),
                 Weight(
                     "head/bias",
                     f"{predictions}.bias",
@@ -123,6 +121,7 @@ BERT = Family(
     refusal=_refusal,
     weights=_weights,
     prefix="bert.",
+    renamed=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
     # Numbers 0, 1, ...; and a pooler under heads that do not use it.
     unused=re.compile(r".*\.position_ids|bert\.pooler\.dense\.(weight|bias)"),
 )

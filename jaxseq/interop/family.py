@@ -61,8 +61,8 @@ class Fields:
         """Our name for the value of a field; UserError for one that we have none for."""
         found = self.get(name, default)
         if isinstance(found, list):  # architectures: the first is the checkpoint's own
-            found = next(iter(found), default)
-        if found not in choices:
+            found = found[0] if found else default
+        if not isinstance(found, str) or found not in choices:
             raise UserError(
                 f"{self.path}: {name} is {found!r}; jaxseq reads {', '.join(map(repr, choices))}"
             )
@@ -87,21 +87,24 @@ def their_activation(ours: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of checkpoint.
-
-    `model_types` are the values of config.json's model_type. `read_config` makes our config of a
-    config.json, `write_config` the fields of one of ours where `refusal` gives no reason against
-    it. `weights(config, head)` lists the parameters. A checkpoint of the bare model lacks
-    `prefix` in its names. `unused` matches names of what no model needs.
-    """
+    """A kind of checkpoint."""
 
     model_types: tuple[str, ...]
+    """The values of config.json's model_type."""
     read_config: Callable[[Fields], Any]
+    """Our config for a config.json."""
     write_config: Callable[[Any], dict[str, Any]]
+    """The config.json for a config of ours that there is no `refusal` of."""
     refusal: Callable[[Any], str]
+    """Why there is no such checkpoint of a config; "" where there is."""
     weights: Callable[[Any, str], list[Weight]]
+    """The parameters of (config, head)."""
     prefix: str
+    """What the tensors' names begin with, and lack in the checkpoint of a bare model."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """(old end, new end) of names in old checkpoints."""
     unused: re.Pattern[str] = re.compile(r"(?!)")
+    """The names of tensors that no model needs."""
 
 
 def linear(ours: str, theirs: str, bias: bool = True, **options: Any) -> list[Weight]:
@@ -112,10 +115,12 @@ def linear(ours: str, theirs: str, bias: bool = True, **options: Any) -> list[We
     return weights
 
 
-def norm(ours: str, theirs: str, bias: bool = True) -> list[Weight]:
+def norm(ours: str, theirs: str, bias: bool = True, **options: Any) -> list[Weight]:
     """A normalisation's scale and bias."""
-    weights = [Weight(f"{ours}/scale", f"{theirs}.weight")]
-    return [*weights, Weight(f"{ours}/bias", f"{theirs}.bias")] if bias else weights
+    weights = [Weight(f"{ours}/scale", f"{theirs}.weight", **options)]
+    if bias:
+        weights.append(Weight(f"{ours}/bias", f"{theirs}.bias", **options))
+    return weights
 
 
 def first_difference(config: Any, **understood: Any) -> str:

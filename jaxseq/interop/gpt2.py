@@ -38,6 +38,8 @@ def _read_config(fields: Fields) -> GPTConfig:
 def _write_config(config: GPTConfig) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
+        # Theirs may lie beyond this vocabulary; the checkpoint's own come on top.
+        **dict.fromkeys(("bos_token_id", "eos_token_id")),
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": config.vocab_size,
         "n_positions": config.context,

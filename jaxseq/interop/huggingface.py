@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,15 +14,16 @@ from jax.sharding import Mesh
 from jaxseq.errors import UserError
 from jaxseq.interop.bart import BART
 from jaxseq.interop.bert import BERT, HEADS
-from jaxseq.interop.family import CONFIG_FILE, Fields
+from jaxseq.interop.family import CONFIG_FILE, Family, Fields
 from jaxseq.interop.gpt2 import GPT2
 from jaxseq.interop.llama import LLAMA
 from jaxseq.interop.t5 import T5
 from jaxseq.interop.tensors import MAX_FILE_BYTES, TensorReader, write_tensor_files
-from jaxseq.interop.weights import by_path, nested, read_parameters, write_tensors
-from jaxseq.models.bert import BertConfig
+from jaxseq.interop.weights import read_parameters, tensors_of
+from jaxseq.models.bert import BertConfig, Head
 from jaxseq.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from jaxseq.models.gpt import GPT, GPTConfig
+from jaxseq.nn.parameters import flatten, unflatten
 from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.parallel.sharding import parameter_shardings
 from jaxseq.typing import PyTree
@@ -29,17 +32,24 @@ FAMILIES = (GPT2, LLAMA, BERT, T5, BART)
 
 ModelConfig = GPTConfig | BertConfig | EncoderDecoderConfig
 
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+"""What config.json says of the tokenizer; `generate` of transformers starts and ends by it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model read from a checkpoint."""
+    """A model as it stands in a checkpoint."""
 
     config: ModelConfig
     params: PyTree
-    head: str = ""
-    """Which head a BERT has: "pretraining", "classification", "tagging" or "spans"."""
+    head: Head | Literal[""] = ""
+    """Which head a BERT has."""
     labels: tuple[str, ...] = ()
     """What a head tells apart."""
+    token_ids: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Those of `TOKEN_IDS` that are said."""
+    fresh: tuple[str, ...] = ()
+    """Paths of the parameters that were not in the files and are as new."""
 
 
 def read_checkpoint(path: Path, mesh: Mesh | None = None) -> Checkpoint:
@@ -53,6 +63,26 @@ def read_checkpoint(path: Path, mesh: Mesh | None = None) -> Checkpoint:
     architecture or option that jaxseq does not have, a tensor that is missing, left over or has
     another shape than config.json says.
     """
+    family, checkpoint = _described(path)
+    config, head = checkpoint.config, checkpoint.head
+    boxed = _parameters(config, head)
+    with TensorReader(path, family.prefix, family.renamed) as reader:
+        params, fresh = read_parameters(
+            reader,
+            family.weights(config, head),
+            _shapes(nn.unbox(boxed)),
+            flatten(parameter_shardings(boxed, mesh or one_device_mesh())),
+            family.unused.fullmatch,
+        )
+    return dataclasses.replace(checkpoint, params=unflatten(params), fresh=fresh)
+
+
+def read_description(path: Path) -> Checkpoint:
+    """What config.json says: the checkpoint without its parameters; UserError as above."""
+    return _described(path)[1]
+
+
+def _described(path: Path) -> tuple[Family, Checkpoint]:
     fields = Fields.read(path)
     kind = fields["model_type"]
     known = {name: family for family in FAMILIES for name in family.model_types}
@@ -66,42 +96,38 @@ def read_checkpoint(path: Path, mesh: Mesh | None = None) -> Checkpoint:
         head = fields.choose("architectures", HEADS, "BertModel")
         if head in ("classification", "tagging"):
             numbered = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
-            labels = tuple(numbered[number] for number in sorted(numbered, key=int))
+            labels = tuple(str(numbered[number]) for number in sorted(numbered, key=int))
     config = _resolved(family.read_config(fields))
     if labels and isinstance(config, BertConfig):
         config = dataclasses.replace(config, num_labels=len(labels))
-    boxed = _shapes(config, head)
-    shapes, shardings = (
-        by_path(tree)
-        for tree in (nn.unbox(boxed), parameter_shardings(boxed, mesh or one_device_mesh()))
-    )
-    reader = TensorReader(path, family.prefix)
-    params = read_parameters(
-        reader,
-        family.weights(config, head),
-        shapes,
-        shardings,
-        lambda name: family.unused.fullmatch(name) is not None,
-    )
-    return Checkpoint(config, nested(params), head, labels)
+    token_ids = {name: found for name in TOKEN_IDS if (found := fields.get(name)) is not None}
+    return family, Checkpoint(config, {}, head, labels, token_ids)
 
 
 def write_checkpoint(
     path: Path, checkpoint: Checkpoint, max_file_bytes: int = MAX_FILE_BYTES
-) -> None:
-    """Writes what `read_checkpoint` and transformers read, float32, one file's tensors at a time.
+) -> list[Path]:
+    """Write what `read_checkpoint` and transformers read, in float32; return the tensors' files.
 
-    Raises UserError for an architecture that transformers has no name for, and where `path`
-    exists and is not empty.
+    No more than about `max_file_bytes` of tensors are held at a time. Raises UserError for an
+    architecture that transformers has no name for, and where `path` exists and is not empty;
+    ValueError where the parameters are not those of the config.
     """
     config = checkpoint.config
-    reasons = {family: family.refusal(config) for family in FAMILIES}
-    fitting = [family for family, reason in reasons.items() if not reason]
+    reasons = [(family, family.refusal(config)) for family in FAMILIES]
+    fitting = [family for family, reason in reasons if not reason]
     if not fitting:
-        said = "; ".join(f"{'/'.join(f.model_types)}: {reason}" for f, reason in reasons.items())
+        said = "; ".join(f"{'/'.join(f.model_types)}: {reason}" for f, reason in reasons)
         raise UserError(f"no family of transformers has this architecture ({said})")
-    family = fitting[0]
-    written = family.write_config(config)
+    family, params = fitting[0], flatten(checkpoint.params)
+    expected = _shapes(nn.unbox(_parameters(config, checkpoint.head)))
+    given = {name: tuple(leaf.shape) for name, leaf in params.items()}
+    if given != expected:
+        differing = sorted({name for name, _ in given.items() ^ expected.items()})
+        raise ValueError(
+            f"checkpoint.params differ from the config's in name or shape: {differing}"
+        )
+    written = family.write_config(config) | {"dtype": "float32"}
     if family is BERT:
         names = {head: name for name, head in reversed(HEADS.items())}
         written["architectures"] = [names[checkpoint.head]]
@@ -111,10 +137,11 @@ def write_checkpoint(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already; choose another directory")
     path.mkdir(parents=True, exist_ok=True)
-    weights = family.weights(config, checkpoint.head)
-    write_tensor_files(path, write_tensors(weights, by_path(checkpoint.params)), max_file_bytes)
-    written |= {"dtype": "float32"}
+    tensors = tensors_of(family.weights(config, checkpoint.head), params)
+    files = write_tensor_files(path, tensors, max_file_bytes)
+    # Last: without it nothing is taken for a checkpoint.
     (path / CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    return files
 
 
 def _resolved(config: ModelConfig) -> ModelConfig:
@@ -125,10 +152,11 @@ def _resolved(config: ModelConfig) -> ModelConfig:
     return config.resolve(vocab_size=config.vocab_size, context=config.context)
 
 
-def _shapes(config: ModelConfig, head: str) -> PyTree:
+def _parameters(config: ModelConfig, head: Head | Literal[""]) -> PyTree:
     """The parameters of the model without any array, in their boxes of axis names."""
     one = jnp.ones((1, 1), jnp.int32)
     if isinstance(config, BertConfig):
+        assert head != "", "a BERT has a head"
         more = (one,) if head == "pretraining" else ()
         module, inputs = config.build(head), (one, *more)
     elif isinstance(config, EncoderDecoderConfig):
@@ -136,3 +164,7 @@ def _shapes(config: ModelConfig, head: str) -> PyTree:
     else:
         module, inputs = GPT(config), (one,)
     return jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"]
+
+
+def _shapes(params: PyTree) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in flatten(params).items()}

@@ -45,7 +45,7 @@ def _read_config(fields: Fields) -> GPTConfig:
 
 def _read_rotary(fields: Fields) -> Rotary:
     # transformers 5 has all of it in rope_parameters, earlier ones the base beside rope_scaling.
-    given = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    given = Fields(fields.path, fields.get("rope_parameters") or fields.get("rope_scaling") or {})
     base = float(given.get("rope_theta", fields.get("rope_theta", 10_000.0)))
     kind = given.get("rope_type", given.get("type", "default"))
     match kind:
@@ -108,6 +108,8 @@ def _write_config(config: GPTConfig) -> dict[str, Any]:
         }
     written = {
         "model_type": kind,
+        # Theirs may lie beyond this vocabulary; the checkpoint's own come on top.
+        **dict.fromkeys(("bos_token_id", "eos_token_id")),
         "architectures": [ARCHITECTURES[kind]],
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context,

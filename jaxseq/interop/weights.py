@@ -1,7 +1,8 @@
 """Which tensor of a checkpoint is which parameter: said once, used in both directions."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -9,174 +10,172 @@ from jax.sharding import Sharding
 
 from jaxseq.errors import UserError
 from jaxseq.interop.tensors import TensorReader
-from jaxseq.typing import Array, PyTree
+from jaxseq.typing import Array, Float
 
 LAYER = "{layer}"
+SHOWN = 20
+"""Tensors that an error lists at most."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A parameter, and the tensor that Hugging Face has for it.
-
-    `{layer}` in the tensor's name is the number of the layer: the parameter then has a leading
-    axis of layers. `transposed`: the tensor is (out, in) where the parameter is (in, out). `part`
-    (i, n): the parameter is the i-th of n equal parts of the tensor's last axis. `skip`: the
-    tensor has that many rows in front which nobody uses. `row`: the tensor has a leading axis of
-    size 1. `copies` are other names under which a checkpoint may repeat the tensor. An `optional`
-    one may be missing: it is then what a fresh layer has.
-    """
+    """A parameter, and the tensor that Hugging Face has for it."""
 
     ours: str
+    """The parameter's path."""
     theirs: str
+    """The tensor's name; with `{layer}`, the number of the layer, the parameter has a leading axis
+    of layers."""
     transposed: bool = False
+    """The tensor is (out, in) where the parameter is (in, out)."""
     part: tuple[int, int] = (0, 1)
-    skip: int = 0
-    row: bool = False
+    """(i, n): the parameter is the i-th of n equal parts of the tensor's last axis."""
+    unused_rows: int = 0
+    """So many rows stand in front in the tensor that no model looks up."""
+    leading_one: bool = False
+    """The tensor has a leading axis of size 1."""
     copies: tuple[str, ...] = ()
+    """Other names under which a checkpoint has the tensor too, or instead."""
     optional: bool = False
+    """A checkpoint may lack it: the parameter is then as a fresh layer has it."""
 
     @property
     def stacked(self) -> bool:
         """Whether there is one tensor for every layer."""
         return LAYER in self.theirs
 
-    def names(self, layers: int) -> list[str]:
-        """The tensors' names, layer by layer."""
-        if not self.stacked:
-            return [self.theirs]
+    def names(self, shape: Sequence[int]) -> list[str]:
+        """The tensors' names, layer by layer, for a parameter of `shape`."""
+        layers = shape[0] if self.stacked else 1
         return [self.theirs.replace(LAYER, str(layer)) for layer in range(layers)]
 
     def tensor_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of one tensor, for a parameter of `shape`."""
         one = list(shape[1:] if self.stacked else shape)
         one[-1] *= self.part[1]
-        one[0] += self.skip
+        one[0] += self.unused_rows
         if self.transposed:
             one.reverse()
-        return (1, *one) if self.row else tuple(one)
+        return (1, *one) if self.leading_one else tuple(one)
 
     def read(
         self, reader: TensorReader, shape: Sequence[int], index: tuple[slice, ...]
-    ) -> np.ndarray:
-        """What stands at `index` of the parameter, as float32."""
-        bounds = [range(size)[at] for size, at in zip(shape, index, strict=True)]
-        layers = bounds.pop(0) if self.stacked else range(1)
-        starts = [0] * len(bounds)
-        starts[-1] += self.part[0] * shape[-1]
-        starts[0] += self.skip
+    ) -> Float[np.ndarray, "..."]:
+        """What stands at `index` of the parameter, as float32; nothing else is read."""
+        ranges = [range(size)[at] for size, at in zip(shape, index, strict=True)]
+        found = np.empty([len(places) for places in ranges], np.float32)
+        layers = ranges.pop(0) if self.stacked else range(1)
+        first = [0] * len(ranges)
+        first[-1] += self.part[0] * shape[-1]
+        first[0] += self.unused_rows
         where = [
-            slice(start + at.start, start + at.stop)
-            for start, at in zip(starts, bounds, strict=True)
+            slice(start + places.start, start + places.stop)
+            for start, places in zip(first, ranges, strict=True)
         ]
         if self.transposed:
             where.reverse()
-        if self.row:
+        if self.leading_one:
             where.insert(0, slice(0, 1))
+        names = self._names_in(reader, shape)
+        # Straight to its place: two whole copies of a stack of layers may not fit.
+        for layer, row in zip(layers, found if self.stacked else found[None], strict=True):
+            tensor = reader.read(names[layer], tuple(where))
+            tensor = tensor[0] if self.leading_one else tensor
+            row[...] = tensor.T if self.transposed else tensor
+        return found
 
-        def one(name: str) -> np.ndarray:
-            tensor = reader.read(name, tuple(where)).astype(np.float32)
-            tensor = tensor[0] if self.row else tensor
-            return tensor.T if self.transposed else tensor
+    def array(self, reader: TensorReader, shape: tuple[int, ...], sharding: Sharding) -> Array:
+        """The parameter, of which each device reads its share."""
 
-        if not self.stacked:
-            return np.ascontiguousarray(one(self.theirs))
-        return np.stack([one(self.theirs.replace(LAYER, str(layer))) for layer in layers])
+        def share(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # typed so for callbacks of another kind
+            return self.read(reader, shape, index)
+
+        # What was read is given back before the next parameter is.
+        return jax.make_array_from_callback(shape, sharding, share).block_until_ready()
+
+    def absent(self, reader: TensorReader) -> bool:
+        """Whether the checkpoint lacks the tensor and may."""
+        return self.optional and not reader.shapes.keys() & {self.theirs, *self.copies}
+
+    def problems(self, reader: TensorReader, shape: Sequence[int]) -> list[str]:
+        """What of the tensors is missing or has another shape than this parameter needs."""
+        if self.absent(reader):
+            return []
+        expected, found = self.tensor_shape(shape), []
+        for name in self._names_in(reader, shape):
+            if name not in reader.shapes:
+                found.append(f"{name} is missing")
+            elif reader.shapes[name] != expected:
+                found.append(f"{name} is {reader.shapes[name]} and not {expected}")
+        return found
+
+    def _names_in(self, reader: TensorReader, shape: Sequence[int]) -> list[str]:
+        for copy in self.copies:  # of tensors under two names some writers keep the second
+            if self.theirs not in reader.shapes and copy in reader.shapes:
+                return [copy]
+        return self.names(shape)
 
 
 def read_parameters(
     reader: TensorReader,
-    weights: Iterable[Weight],
-    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    weights: Sequence[Weight],
+    shapes: Mapping[str, tuple[int, ...]],
     shardings: Mapping[str, Sharding],
-    unused: Callable[[str], bool],
-) -> dict[str, Array]:
-    """The parameters by their /-joined path, each read straight onto the devices it lives on.
+    unused: Callable[[str], object],
+) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """(parameters by their path, the paths of those that the checkpoint lacks and are fresh).
 
-    `shapes` are those of the model. `unused` says of a tensor that no model needs it. Raises
+    Each is read straight onto the devices where it lives. `shapes` are those of the model, and
+    `weights` cover them. `unused` is true of the name of a tensor that no model needs. Raises
     UserError that lists the tensors that are missing, have another shape or are left over.
     """
-    weights = list(weights)
-    problems, used = [], set()
-    for weight in weights:
-        shape = shapes[weight.ours].shape
-        if weight.optional and weight.theirs not in reader.shapes:
-            continue
-        for name in weight.names(shape[0]):
-            used.add(name)
-            expected = weight.tensor_shape(shape)
-            found = reader.shapes.get(name)
-            if found is None:
-                problems.append(f"{name} is missing")
-            elif tuple(found) != expected:
-                problems.append(f"{name} is {tuple(found)} and not {expected}")
-        used.update(weight.copies)
-    uncovered = sorted(set(shapes) - {weight.ours for weight in weights})
-    assert not uncovered, f"no weight is written down for {uncovered}"
-    left = [name for name in reader.shapes if name not in used and not unused(name)]
-    problems += [f"{name} is left over" for name in left]
+    assert {weight.ours for weight in weights} == shapes.keys(), "every parameter has one weight"
+    # The parts of one tensor find the same.
+    problems = [*dict.fromkeys(p for w in weights for p in w.problems(reader, shapes[w.ours]))]
+    used = {name for w in weights for name in (*w.names(shapes[w.ours]), *w.copies)}
+    problems += [
+        f"{name} is left over" for name in reader.shapes if name not in used and not unused(name)
+    ]
     if problems:
-        shown = "; ".join(problems[:20])
-        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+        shown = "; ".join(problems[:SHOWN])
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"{reader.path} does not fit its config.json: {shown}{more}")
 
-    def read(weight: Weight) -> Array:
-        shape = shapes[weight.ours].shape
-        if weight.optional and weight.theirs not in reader.shapes:
-            return jax.device_put(_fresh(weight.ours, shape), shardings[weight.ours])
-        return jax.make_array_from_callback(
-            shape, shardings[weight.ours], lambda index: weight.read(reader, shape, index)
-        )
+    params, fresh = {}, []
+    # The largest first: its passage through the host is over before memory is full.
+    for weight in sorted(weights, key=lambda weight: -math.prod(shapes[weight.ours])):
+        name, shape = weight.ours, shapes[weight.ours]
+        if weight.absent(reader):
+            params[name] = jax.device_put(_fresh(name, shape), shardings[name])
+            fresh.append(name)
+            continue
+        params[name] = weight.array(reader, shape, shardings[name])
+    return params, tuple(sorted(fresh))
 
-    return {weight.ours: read(weight) for weight in weights}
 
-
-def _fresh(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _fresh(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     if len(shape) == 1:
         return np.full(shape, name.endswith("scale"), np.float32)
     draw = np.random.default_rng(list(name.encode()))
     return (0.02 * draw.standard_normal(shape)).astype(np.float32)
 
 
-def write_tensors(
-    weights: Iterable[Weight], params: Mapping[str, Array]
-) -> Iterable[tuple[str, Callable[[], np.ndarray]]]:
-    """(name, function that makes the tensor) of every tensor of a checkpoint, one at a time."""
-    by_name: dict[str, list[tuple[Weight, int]]] = {}
-    for weight in weights:
-        for layer, name in enumerate(weight.names(params[weight.ours].shape[0])):
-            by_name.setdefault(name, []).append((weight, layer))
-
-    def make(parts: list[tuple[Weight, int]]) -> np.ndarray:
-        arrays = []
-        for weight, layer in sorted(parts, key=lambda part: part[0].part):
-            array = params[weight.ours]
-            arrays.append(np.asarray(array[layer] if weight.stacked else array))
-        weight = parts[0][0]
-        tensor = np.concatenate(arrays, axis=-1) if len(arrays) > 1 else arrays[0]
-        if weight.skip:
-            tensor = np.concatenate([np.zeros_like(tensor[: weight.skip]), tensor])
-        tensor = tensor.T if weight.transposed else tensor
-        return np.ascontiguousarray(tensor[None] if weight.row else tensor)
-
-    for name, parts in by_name.items():
-        yield name, lambda parts=parts: make(parts)
-
-
-def by_path(tree: PyTree) -> dict[str, PyTree]:
-    """The leaves of nested dictionaries by their /-joined path."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        found["/".join(key.key for key in path)] = leaf
-    return found
-
-
-def nested(leaves: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """The nested dictionaries that `by_path` took apart."""
-    tree: dict[str, PyTree] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        at = tree
-        for folder in folders:
-            at = at.setdefault(folder, {})
-        at[name] = leaf
-    return tree
+def tensors_of(
+    weights: Sequence[Weight], params: Mapping[str, Array]
+) -> Iterator[tuple[str, Float[np.ndarray, "..."]]]:
+    """The tensors of a checkpoint by name, each made when it is asked for."""
+    sharing: dict[str, list[Weight]] = {}
+    for weight in sorted(weights, key=lambda weight: weight.part):
+        sharing.setdefault(weight.theirs, []).append(weight)
+    for first, *others in sharing.values():
+        for layer, name in enumerate(first.names(params[first.ours].shape)):
+            parts = [
+                np.asarray(params[w.ours][layer] if w.stacked else params[w.ours], np.float32)
+                for w in (first, *others)
+            ]
+            tensor = np.concatenate(parts, axis=-1) if others else parts[0]
+            if first.unused_rows:
+                tensor = np.concatenate([np.zeros_like(tensor[: first.unused_rows]), tensor])
+            tensor = tensor.T if first.transposed else tensor
+            yield name, np.ascontiguousarray(tensor[None] if first.leading_one else tensor)

@@ -26,7 +26,7 @@ from jaxseq.ops.attention import Backend
 from jaxseq.ops.padding import valid_steps
 from jaxseq.ops.position_bias import RelativeBias
 from jaxseq.ops.positions import sinusoidal
-from jaxseq.typing import Array, Bool, Float, Int
+from jaxseq.typing import Array, Bool, Float, Int, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +141,10 @@ class EncoderDecoderConfig:
             )
         return resolved
 
+    def build(self, deterministic: bool = True) -> "EncoderDecoder":
+        """The module; dropout is on where it is not deterministic."""
+        return EncoderDecoder(self, deterministic)
+
 
 class Encoded(PyTreeNode):
     """What the decoder knows of a source: the keys and values of its memory in every layer."""
@@ -244,8 +248,12 @@ class EncoderDecoder(nn.Module):
         source_lengths: Int[Array, "B"],
         inputs: Int[Array, "B T"],
         target_lengths: Int[Array, "B"],
-    ) -> Float[Array, "B T V"]:
-        """Logits of the token after each of `inputs`; in the padding they mean nothing."""
+    ) -> tuple[Float[Array, "B T V"], None]:
+        """Logits of the token after each of `inputs`; in the padding they mean nothing.
+
+        Where a recurrent model gives its alignments stands None: `cross_attention_weights` has
+        them.
+        """
         memory = self.read(source, source_lengths)
         valid = valid_steps(target_lengths, inputs.shape[1])
         where = {
@@ -254,7 +262,7 @@ class EncoderDecoder(nn.Module):
             "memory_mask": valid_steps(source_lengths, source.shape[1]),
         }
         x, _ = self._run("decoder", jnp.where(valid, inputs, 0), None, jnp.int32(0), **where)
-        return self._logits(x)
+        return self._logits(x), None
 
     def read(
         self, source: Int[Array, "B S"], source_lengths: Int[Array, "B"]
@@ -270,24 +278,27 @@ class EncoderDecoder(nn.Module):
         mask = valid_steps(source_lengths, source.shape[1])
         memory = self.read(source, source_lengths)
         # Reading no token at all fills the caches with the keys and values of the memory.
-        nothing, empty = source[:, :0], self.start(source.shape[0], 1)
-        caches = tuple(map(BlockCache, empty.own))
+        nothing, caches = source[:, :0], tuple(map(BlockCache, self._caches(source.shape[0], 1)))
         _, caches = self._run(
             "decoder", nothing, caches, jnp.int32(0), memory=memory, memory_mask=mask
         )
         return Encoded(tuple(cache.memory for cache in caches), mask)
 
-    def start(self, batch_size: int, max_length: int) -> DecoderCarry:
+    def start(self, encoded: Encoded, max_length: int) -> DecoderCarry:
         """The carry before the first of at most `max_length` target tokens."""
+        batch_size = encoded.mask.shape[0]
+        lengths = jnp.zeros(batch_size, jnp.int32)
+        return DecoderCarry(self._caches(batch_size, max_length), lengths)
+
+    def _caches(self, batch_size: int, max_length: int) -> tuple[KVCache, ...]:
         config = self.config
         shape = (batch_size, max_length, config.num_heads, config.head_size)
         zeros = jnp.zeros(shape, config.dtype)
-        own = tuple(KVCache(zeros, zeros) for _ in range(config.decoder_layers))
-        return DecoderCarry(own, jnp.zeros(batch_size, jnp.int32))
+        return tuple(KVCache(zeros, zeros) for _ in range(config.decoder_layers))
 
     def decode_step(
         self, tokens: Int[Array, "B"], carry: DecoderCarry, encoded: Encoded
-    ) -> tuple[Float[Array, "B V"], DecoderCarry]:
+    ) -> tuple[Float[Array, "B V"], None, DecoderCarry]:
         """Logits of the token after `tokens`, and the next carry. All rows have one length.
 
         Needs `scan_layers=False`, like `encode`.
@@ -297,7 +308,7 @@ class EncoderDecoder(nn.Module):
             "decoder", tokens[:, None], caches, carry.length[0], memory_mask=encoded.mask
         )
         own = tuple(cache.own for cache in caches)
-        return self._logits(x)[:, 0], DecoderCarry(own, carry.length + 1)
+        return self._logits(x)[:, 0], None, DecoderCarry(own, carry.length + 1)
 
     def _run(self, side, tokens, caches, start, **inputs):
         config = self.config
@@ -310,8 +321,13 @@ class EncoderDecoder(nn.Module):
         if config.positions == "sinusoidal":
             x = x + jnp.broadcast_to(sinusoidal(positions, config.width).astype(x.dtype), x.shape)
         elif config.positions == "learned":
-            table = getattr(self, f"{side}_positions")
-            x = x + table(jnp.broadcast_to(positions, tokens.shape))
+            table, at = (
+                getattr(self, f"{side}_positions"),
+                jnp.broadcast_to(positions, tokens.shape),
+            )
+            if "segments" in inputs:  # padding may reach beyond the table
+                at = jnp.where(inputs["segments"] == 0, 0, at)
+            x = x + table(at)
         else:
             table = getattr(self, f"{side}_bias").table
             bias = RelativeBias(table, side == "encoder", config.relative_distance)
@@ -330,3 +346,12 @@ class EncoderDecoder(nn.Module):
             x = x * config.width**-0.5
         logits = self.target_embedding.attend(x) if config.tie_embeddings else self.output(x)
         return logits + jnp.broadcast_to(self.bias, logits.shape) if config.output_bias else logits
+
+
+def cross_attention_weights(
+    module: EncoderDecoder, params: PyTree, *inputs: Int[Array, "B ..."]
+) -> Float[Array, "L B N T S"]:
+    """Where every head of every layer of the decoder looks, for the inputs of a call."""
+    _, seen = module.apply({"params": params}, *inputs, mutable=["intermediates"])
+    (weights,) = seen["intermediates"]["decoder"]["cross_attention"]["weights"]
+    return weights

@@ -75,6 +75,10 @@ class RNNSeq2SeqConfig:
         check_vocabulary(resolved, target_vocab_size, "target_vocab_size", "the data")
         return resolved
 
+    def build(self, deterministic: bool = True) -> "RNNSeq2Seq":
+        """The module; dropout is on where it is not deterministic."""
+        return RNNSeq2Seq(self, deterministic)
+
 
 class Encoded(PyTreeNode):
     """What the encoder made of a source: all that the decoder knows of it."""
@@ -189,8 +193,8 @@ class RNNSeq2Seq(nn.Module):
             summary = jnp.concatenate([summary[:, :half], y[:, 0, half:]], axis=-1)
         return Encoded(self.alignment.project(self.drop(y), source_lengths), summary)
 
-    def start(self, encoded: Encoded) -> DecoderCarry:
-        """The carry before the first token."""
+    def start(self, encoded: Encoded, max_length: int = 0) -> DecoderCarry:
+        """The carry before the first token: of one size, however many are to come."""
         batch, length, width = encoded.memory.values.shape
         x = jnp.tanh(self.bridge(encoded.summary))
         _, recurrent = self.decoder.step(x, self.decoder.zero_carry(batch))

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.normalization import RMSNorm
-from jaxseq.ops.attention import Backend, attention
+from jaxseq.ops.attention import Backend, attention, masked_softmax
 from jaxseq.ops.position_bias import PositionBias
 from jaxseq.ops.positions import Rotary, rotary
 from jaxseq.typing import Array, Bool, Float, Int
@@ -141,7 +141,7 @@ class CrossAttention(nn.Module):
         """Attends to the memory, or where it is None to its keys and values in the cache.
 
         Returns (y, the memory's keys and values). `memory_mask` is True where there is something
-        to look at.
+        to look at. The weights go to the collection "intermediates" where that is mutable.
         """
         config = self.config
         query = _project(config, x, "query", config.num_heads)
@@ -151,6 +151,12 @@ class CrossAttention(nn.Module):
             key = _project(config, memory, "key", config.num_kv_heads)
             cache = KVCache(key, _project(config, memory, "value", config.num_kv_heads))
         assert cache is not None, "cross-attention needs a memory or a cache"
+        if self.is_mutable_collection("intermediates") and not self.is_initializing():
+            heads_each = config.num_heads // config.num_kv_heads
+            scores = jnp.einsum("BTNH,BSNH->BNTS", query, cache.key.repeat(heads_each, axis=2))
+            scale = config.head_size**-0.5 if config.scale is None else config.scale
+            weights = masked_softmax(scores * scale, memory_mask[:, None, None])
+            self.sow("intermediates", "weights", weights)
         rate, dropout_key = _dropout(self)
         y = attention(
             query,

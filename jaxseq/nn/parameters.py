@@ -1,10 +1,11 @@
-"""How a layer declares a parameter: with a logical name for every axis."""
+"""How a layer declares a parameter, and parameters by their path."""
 
-from typing import cast
+from typing import Any, cast
 
 import flax.linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxseq.typing import Array
+from jaxseq.typing import Array, PyTree
 
 
 def parameter(
@@ -20,3 +21,13 @@ def parameter(
     """
     # Flax types this as the box of names, and hands out the array in it.
     return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
+
+
+def flatten(params: PyTree) -> dict[str, Any]:
+    """{"blocks/mlp/in/kernel": leaf, ...} of nested dictionaries."""
+    return flatten_dict(params, keep_empty_nodes=True, sep="/")
+
+
+def unflatten(leaves: dict[str, Any]) -> PyTree:
+    """The opposite of `flatten`."""
+    return unflatten_dict(leaves, sep="/")

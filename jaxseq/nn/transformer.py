@@ -167,7 +167,7 @@ def stack(
         block = nn.remat(block, prevent_cse=False, policy=REMAT_POLICIES[remat])
     scanned = nn.scan(
         block,
-        variable_axes={"params": 0, "losses": 0},
+        variable_axes={"params": 0, "losses": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, 0, nn.broadcast),
         out_axes=0,

@@ -175,6 +175,7 @@ def _dropped(
     options: Options,
 ) -> Array:
     """The mean under weights of which some are dropped, with the derived gradient."""
+    assert options.dropout_key is not None
     kv_heads, dtype = key.shape[2], options.dtype
     grouped = query.reshape(*query.shape[:2], kv_heads, -1, query.shape[3])
     scores = options.scale * jnp.einsum(

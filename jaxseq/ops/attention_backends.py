@@ -25,8 +25,8 @@ from jaxseq.typing import Array, Float
 
 Backend = Literal["auto", "dense", "chunked", "cudnn", "splash"]
 
-# Where chunked becomes faster than dense on CPUs, measured by scripts/bench_attention.py.
-LONG = 2048
+# From here on chunked is no slower than dense on CPUs, measured by scripts/bench_attention.py.
+LONG = 1024
 
 
 def choose(

@@ -29,8 +29,8 @@ from jaxseq.ops.position_bias import PositionBias
 from jaxseq.ops.precision import accumulator
 from jaxseq.typing import Array, Bool, Float, Int, Key
 
-# The most queries and keys of a chunk.
-QUERY_CHUNK, KEY_CHUNK = 512, 512
+# The most queries and keys of a chunk: with 8 heads, scores that stay in the cache of a CPU.
+QUERY_CHUNK, KEY_CHUNK = 256, 256
 
 
 class Where(NamedTuple):
@@ -159,7 +159,7 @@ def _backward(rule: Rule, saved: tuple, doutput: Array) -> tuple:
         shared = (do_i.astype(wide) * o_i.astype(wide)).sum(axis=-1, keepdims=True)
 
         def gather(j: Array, visible: Array | None, carry: tuple) -> tuple:
-            dq, dk, dv, dbias = carry
+            dq, (dk, dv, dbias) = carry
             rows, k_j, v_j = _without_padding(visible, rule, q_i, k[j], v[j])
             raw = rule.scale * product("BKGTH,BKSH->BKGTS", rows, k_j)
             scores, pull = jax.vjp(_adjustment(i, j, where, rule), raw, bias)
@@ -176,11 +176,11 @@ def _backward(rule: Rule, saved: tuple, doutput: Array) -> tuple:
             dq = dq + product("BKGTS,BKSH->BKGTH", draw, k_j)
             dk = dk.at[j].add(product("BKGTS,BKGTH->BKSH", draw, rows))
             dv = dv.at[j].add(product("BKGTS,BKGTH->BKSH", weights, do_i))
-            return dq, dk, dv, jax.tree.map(jnp.add, dbias, more)
+            return dq, (dk, dv, jax.tree.map(jnp.add, dbias, more))
 
-        carry = (jnp.zeros(q_i.shape, wide), *carry)
-        dq, *carry = _over_keys(i, k.shape[0], where, rule, gather, carry)
-        return tuple(carry), dq
+        start = jnp.zeros(q_i.shape, wide), carry
+        dq, carry = _over_keys(i, k.shape[0], where, rule, gather, start)
+        return carry, dq
 
     nothing = jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide), jax.tree.map(jnp.zeros_like, bias)
     chunks = (jnp.arange(q.shape[0]), q, do, output, log_sums)

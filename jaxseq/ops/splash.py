@@ -8,6 +8,7 @@ two, whatever the mesh, and that nothing else may be divided.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def _block(length: int) -> int:
     return next(size for size in (512, 256, BLOCK) if length % size == 0)
 
 
-def _per_device(function: Callable[..., Array], kernel: Kernel, num_segments: int) -> Callable:
+def _per_device(function: Callable[..., Any], kernel: Kernel, num_segments: int) -> Callable:
     """`function` on each device's rows and heads, and under `jax.vmap` on all rows in one."""
     run = jax.jit(partial(function, kernel))  # its constants stay its own
     by_gradient = function is _pull

@@ -116,7 +116,7 @@ class ExtractiveQA:
         @jax.jit
         def found(params: PyTree, batch: dict[str, Array]) -> tuple[Spans, Array, Array]:
             start, end = self._logits(model, params, batch)
-            spans = best_span(start, end, _context(batch), self.longest_answer)
+            spans = best_span(start, end, context_tokens(batch), self.longest_answer)
             return spans, *_losses(start, end, batch)
 
         def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class ExtractiveQA:
         @jax.jit
         def found(params: PyTree, batch: dict[str, Array]) -> Spans:
             start, end = self._logits(model, params, batch)
-            return best_span(start, end, _context(batch), self.longest_answer)
+            return best_span(start, end, context_tokens(batch), self.longest_answer)
 
         for group in grouped(enumerate(lines, start=1)):
             asked = [read_question(line, number) for number, line in group]
@@ -250,7 +250,7 @@ def best_span(
     return Spans(first, first + more, score, none)
 
 
-def _context(batch: dict[str, Array]) -> Bool[Array, "B T"]:
+def context_tokens(batch: dict[str, Array]) -> Bool[Array, "B T"]:
     """True for the tokens of the context: those of type 1 without the last [SEP]."""
     return (batch["types"] == 1) & valid_steps(batch["lengths"] - 1, batch["types"].shape[1])
 

@@ -132,6 +132,8 @@ class MaskedLM:
         @jax.jit
         def best(params: PyTree, batch: dict[str, Array]) -> tuple[Array, Array]:
             logits, _ = self._logits(model, params, batch)
+            # Behind the tokenizer's last token, rows of a padded table stand for nothing.
+            logits = logits[..., : tokenizer.vocab_size]
             odds, tokens = jax.lax.top_k(jax.nn.softmax(logits), self.likeliest)
             return odds, tokens
 

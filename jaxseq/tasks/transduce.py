@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseq.data.pairs import PairBatches, PairTokenizer
+from jaxseq.data.pair_tokenizers import PairCoder
+from jaxseq.data.pairs import PairBatches
 from jaxseq.data.ragged import collate, room
 from jaxseq.decoding.transduce import translate
 from jaxseq.errors import UserError
-from jaxseq.models.rnn_seq2seq import RNNSeq2Seq, RNNSeq2SeqConfig
+from jaxseq.models.encoder_decoder import EncoderDecoderConfig
+from jaxseq.models.rnn_seq2seq import RNNSeq2SeqConfig
 from jaxseq.ops.alignment import coverage_loss
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
@@ -23,6 +25,8 @@ from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.edit_distance import edit_distance
 from jaxseq.tasks.lines import GROUP, grouped
 from jaxseq.typing import Array, Float, Key, PyTree
+
+Seq2SeqConfig = RNNSeq2SeqConfig | EncoderDecoderConfig
 
 PICTURE = "attention.png"
 
@@ -43,8 +47,8 @@ class Transduce:
     marks of phonemes."""
 
     def resolve(
-        self, model: RNNSeq2SeqConfig, data: PairBatches, tokenizer: PairTokenizer
-    ) -> RNNSeq2SeqConfig:
+        self, model: Seq2SeqConfig, data: PairBatches, tokenizer: PairCoder
+    ) -> Seq2SeqConfig:
         """The model's config with the vocabularies filled in; UserError for a bad option."""
         if self.beam_size < 1:
             raise UserError(f"--task.beam-size is {self.beam_size}; it must be at least 1")
@@ -54,18 +58,27 @@ class Transduce:
                     f"--task.{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or "
                     "more"
                 )
-        return model.resolve(
-            source_vocab_size=len(tokenizer.source), target_vocab_size=len(tokenizer.target)
-        )
+        if self.coverage and not isinstance(model, RNNSeq2SeqConfig):
+            raise UserError(
+                "--task.coverage needs a decoder that looks at one place at a time; train an "
+                "RNNSeq2SeqConfig, or drop it"
+            )
+        if 0 < _positions(model) < tokenizer.longest:
+            raise UserError(
+                f"--model.context is {_positions(model)} and the data has a text of "
+                f"{tokenizer.longest} tokens; raise it, or take --model.positions sinusoidal"
+            )
+        source, target = tokenizer.sizes
+        return model.resolve(source_vocab_size=source, target_vocab_size=target)
 
-    def init(self, model: RNNSeq2SeqConfig, key: Key[Array, ""]) -> PyTree:
+    def init(self, model: Seq2SeqConfig, key: Key[Array, ""]) -> PyTree:
         """Fresh parameters, each in a box with the names of its axes."""
         one = jnp.zeros((1, 1), jnp.int32)
-        return RNNSeq2Seq(model).init(key, one, one[0] + 1, one)["params"]
+        return model.build().init(key, one, one[0] + 1, one, one[0] + 1)["params"]
 
     def loss(
         self,
-        model: RNNSeq2SeqConfig,
+        model: Seq2SeqConfig,
         params: PyTree,
         batch: dict[str, Array],
         dropout_key: Key[Array, ""] | None = None,
@@ -77,7 +90,7 @@ class Transduce:
         losses, tokens = self._losses(model, params, batch, dropout_key)
         return losses.sum(), tokens.sum()
 
-    def evaluator(self, model: RNNSeq2SeqConfig, tokenizer: PairTokenizer) -> Evaluator:
+    def evaluator(self, model: Seq2SeqConfig, tokenizer: PairCoder) -> Evaluator:
         """(params, batch) -> of each pair: loss, and edits between decoded and reference."""
         losses_of = jax.jit(partial(self._losses, model))
 
@@ -126,9 +139,9 @@ class Transduce:
 
     def predict(
         self,
-        model: RNNSeq2SeqConfig,
+        model: Seq2SeqConfig,
         params: PyTree,
-        tokenizer: PairTokenizer,
+        tokenizer: PairCoder,
         lines: Iterable[str],
     ) -> Iterator[dict[str, Any]]:
         """{"input", "output", "score"} for each line; the score is the output's log probability."""
@@ -137,9 +150,9 @@ class Transduce:
 
     def show(
         self,
-        model: RNNSeq2SeqConfig,
+        model: Seq2SeqConfig,
         params: PyTree,
-        tokenizer: PairTokenizer,
+        tokenizer: PairCoder,
         inputs: tuple[str, ...],
         folder: Path,
     ) -> None:
@@ -153,9 +166,9 @@ class Transduce:
 
     def _answers(
         self,
-        model: RNNSeq2SeqConfig,
+        model: Seq2SeqConfig,
         params: PyTree,
-        tokenizer: PairTokenizer,
+        tokenizer: PairCoder,
         lines: Iterable[str],
     ) -> Iterator[tuple[str, list[str], float, np.ndarray]]:
         """(line, target units, log probability, alignments (units and end, source)) for each."""
@@ -172,13 +185,13 @@ class Transduce:
 
     def _losses(
         self,
-        model: RNNSeq2SeqConfig,
+        model: Seq2SeqConfig,
         params: PyTree,
         batch: dict[str, Array],
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
         """(loss, target tokens and end) of each pair."""
-        module = RNNSeq2Seq(model, deterministic=dropout_key is None)
+        module = model.build(deterministic=dropout_key is None)
         names = ("source", "source_lengths", "inputs", "target_lengths")
         logits, weights = module.apply(
             {"params": params},
@@ -194,21 +207,28 @@ class Transduce:
         return losses, tokens
 
     def _decode(
-        self, model: RNNSeq2SeqConfig, params: PyTree, tokenizer: PairTokenizer, batch: Any
+        self, model: Seq2SeqConfig, params: PyTree, tokenizer: PairCoder, batch: Any
     ) -> tuple[Array, Array, Array, Array]:
         """(tokens, lengths, scores, alignments) of the best target found for each source."""
+        # Room enough that no sensible target is cut; decoding ends when all rows have.
+        room = 2 * batch["source"].shape[1] + 8
         return translate(
-            RNNSeq2Seq(model),
+            model.build(),
             params,
             jnp.asarray(batch["source"]),
             jnp.asarray(batch["source_lengths"]),
             beam_size=self.beam_size,
-            # Room enough that no sensible target is cut; decoding ends when all rows have.
-            max_length=2 * batch["source"].shape[1] + 8,
+            max_length=min(room, _positions(model) or room),
             start_token=tokenizer.start,
             end_token=tokenizer.end,
             length_penalty=self.length_penalty,
         )
+
+
+def _positions(model: Seq2SeqConfig) -> int:
+    """How many positions a model has a table for; 0: it needs none."""
+    learned = isinstance(model, EncoderDecoderConfig) and model.positions == "learned"
+    return model.context if learned else 0
 
 
 def _score(pairs: list[tuple[list[str], list[str]]], suffix: str) -> dict[str, np.ndarray]:

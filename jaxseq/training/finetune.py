@@ -14,8 +14,8 @@ import optax
 from flax.linen import LogicallyPartitioned as Box
 
 from jaxseq.errors import UserError
+from jaxseq.nn.parameters import flatten
 from jaxseq.training.lora import SCALE, is_adapter, with_adapters
-from jaxseq.training.state import flatten
 from jaxseq.typing import Array, Key, PyTree
 
 

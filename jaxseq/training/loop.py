@@ -10,6 +10,7 @@ import jax
 
 from jaxseq.data.batches import prefetch
 from jaxseq.errors import UserError
+from jaxseq.nn.parameters import flatten
 from jaxseq.parallel.sharding import batch_sharding
 from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.evaluation import evaluate
@@ -21,7 +22,7 @@ from jaxseq.training.progress import ProgressDisplay
 from jaxseq.training.run_directory import CHECKPOINTS
 from jaxseq.training.signals import StopRequest
 from jaxseq.training.source_run import open_source
-from jaxseq.training.state import TrainState, abstract_state, create_state, flatten
+from jaxseq.training.state import TrainState, abstract_state, create_state
 from jaxseq.training.step import make_train_step
 
 

@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxseq.errors import UserError
 from jaxseq.nn.linear import Linear
-from jaxseq.training.state import flatten, unflatten
+from jaxseq.nn.parameters import flatten, unflatten
 from jaxseq.typing import Array, Key, PyTree
 
 DOWN, UP, SCALE = "lora_down", "lora_up", "lora_scale"

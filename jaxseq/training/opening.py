@@ -7,6 +7,7 @@ from jaxseq.config import read_json
 from jaxseq.data.corpus import Corpus
 from jaxseq.data.tokenizers import load_tokenizer
 from jaxseq.errors import UserError
+from jaxseq.nn.parameters import flatten
 from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.training.experiment import CONFIG_FILE, Experiment, check_same, read_experiment
 from jaxseq.training.finetune import frozen_parameters, initializer, like
@@ -18,7 +19,7 @@ from jaxseq.training.run_directory import (
     write_run_files,
 )
 from jaxseq.training.source_run import open_source
-from jaxseq.training.state import abstract_params, flatten
+from jaxseq.training.state import abstract_params
 
 
 @dataclasses.dataclass(frozen=True)

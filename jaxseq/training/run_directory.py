@@ -14,7 +14,7 @@ import datetime
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from jaxseq.config import read_json, to_tree, write_json
 from jaxseq.data.corpus import Corpus
 from jaxseq.data.tokenizers import load_tokenizer, save_tokenizer
 from jaxseq.errors import UserError
+from jaxseq.nn.parameters import flatten
 from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.experiment import CONFIG_FILE, Experiment, read_experiment
 from jaxseq.training.finetune import initializer
-from jaxseq.training.state import TrainState, abstract_params, flatten
+from jaxseq.training.state import TrainState, abstract_params
 from jaxseq.typing import PyTree
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -132,6 +133,20 @@ class TrainedRun:
     step: int
     inputs: tuple[str, ...]
     """Held-out inputs to show the model on."""
+
+    def predict(self, lines: Iterable[str]) -> list[dict[str, Any]]:
+        """The answers to lines of text, as `jaxseq predict` prints them.
+
+        Raises UserError for a language model, which writes and does not answer.
+        """
+        return list(self.answers(lines))
+
+    def answers(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """`predict`, one answer after the other as they come."""
+        task = self.experiment.task
+        if not hasattr(task, "predict"):
+            raise UserError("the run is a language model; try: jaxseq sample")
+        return task.predict(self.experiment.model, self.params, self.tokenizer, lines)
 
 
 def read_run(run_dir: Path, checkpoint: str = "last") -> TrainedRun:

@@ -8,12 +8,13 @@ import jax
 from jax.sharding import Mesh
 
 from jaxseq.data.tokenizers import load_tokenizer
+from jaxseq.nn.parameters import flatten, unflatten
 from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.training.experiment import Experiment, read_experiment
 from jaxseq.training.finetune import FineTune, Match, initializer, match
 from jaxseq.training.lora import is_adapter, merge
 from jaxseq.training.run_directory import TOKENIZER_FILE, open_checkpoints
-from jaxseq.training.state import abstract_params, flatten, join, unflatten
+from jaxseq.training.state import abstract_params, join
 from jaxseq.typing import PyTree
 
 

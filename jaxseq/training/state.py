@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax.struct import PyTreeNode
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
+from jaxseq.nn.parameters import flatten, unflatten
 from jaxseq.parallel.sharding import parameter_shardings, replicated
 from jaxseq.typing import Array, Key, PyTree
 
@@ -92,16 +91,6 @@ def split(params: PyTree, names: Collection[str]) -> tuple[PyTree, PyTree]:
 def join(params: PyTree, others: PyTree) -> PyTree:
     """One tree of two: the opposite of `split`; where both have a parameter, that of `others`."""
     return unflatten(flatten(params) | flatten(others))
-
-
-def flatten(params: PyTree) -> dict[str, Any]:
-    """{"blocks/mlp/in/kernel": leaf, ...} of nested dictionaries."""
-    return flatten_dict(params, keep_empty_nodes=True, sep="/")
-
-
-def unflatten(leaves: dict[str, Any]) -> PyTree:
-    """The opposite of `flatten`."""
-    return unflatten_dict(leaves, sep="/")
 
 
 def _names(path: tuple) -> tuple[str, ...]:

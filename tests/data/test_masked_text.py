@@ -11,7 +11,8 @@ from small_subwords import CLASSIFY, MASK, SEPARATE, word_pieces
 
 from jaxseq.config import from_tree, to_tree
 from jaxseq.data.example_packing import Packed
-from jaxseq.data.masked_text import MaskedText
+from jaxseq.data.masked_text import MaskedBatches, MaskedSplit, MaskedText
+from jaxseq.data.masking import Masking
 from jaxseq.data.sentence_rows import PairRows, TextRows
 from jaxseq.data.sentences import SentenceCorpus
 from jaxseq.data.tokenizers import CharTokenizer, save_tokenizer
@@ -169,6 +170,13 @@ def test_a_single_document_gives_pairs_that_do_not_follow():
         PairRows(corpus(sizes=(3,), many=False), PIECES, CONTEXT, "validation")
 
 
+def test_a_row_that_would_have_one_sentence_begins_one_earlier():
+    data = SentenceCorpus.encode([["w1 w2 w3 w4 w5"] * 3, ["w6"], ["w7", "w8"]], PIECES, 6)
+    rows = PairRows(data, PIECES, CONTEXT, "train")
+    assert rows.first.tolist() == [0, 1, 4]
+    assert rows.end.tolist() == [2, 3, 6]
+
+
 def test_pairs_need_two_sentences_in_a_document():
     with pytest.raises(UserError, match="no document of the train split has two sentences"):
         PairRows(corpus(sizes=(1, 1, 1)), PIECES, CONTEXT, "train")
@@ -227,6 +235,16 @@ def test_batches_are_a_function_of_seed_and_step(loaded):
     assert equal(data.train_batches(data.load(found.tokenizer), 0)[3], again[3])
     with pytest.raises(IndexError):
         one[-1]
+
+
+def test_masks_are_fresh_at_every_step():
+    """The one row that there is, masked anew each time."""
+    rows = TextRows(corpus(sizes=(2,)), PIECES, CONTEXT, "train")
+    assert len(rows) == 1
+    batches = MaskedBatches(MaskedSplit(rows, Masking(PIECES, 0.15, 3, whole_word=False)), 9, 0)
+    one, other = (batches[step]["masked_positions"] for step in (0, 1))
+    assert len(np.unique(one, axis=0)) > 1
+    assert (one != other).any()
 
 
 def test_an_epoch_has_every_row_once_with_fresh_masks_in_the_next(folder):

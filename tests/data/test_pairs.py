@@ -1,5 +1,6 @@
 """Pairs of source and target: from files, made-up dates, and as numbers."""
 
+import dataclasses
 import datetime
 import os
 import random
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxseq.data.dates import MONTHS, DatesData, write_date
-from jaxseq.data.pairs import PairData, PairTokenizer, read_pairs
+from jaxseq.data.pair_tokenizers import PairTokenizer
+from jaxseq.data.pairs import PairData, read_pairs
 from jaxseq.data.text import Document, read_documents
 from jaxseq.data.tokenizers import load_tokenizer, save_tokenizer
 from jaxseq.errors import UserError
@@ -76,12 +78,12 @@ def test_load_splits_and_batches(tmp_path):
         batch_size=2,
     )
     corpus = data.resolve().load()
-    assert corpus.tokenizer == tokenizer()
+    assert corpus.tokenizer == dataclasses.replace(tokenizer(), longest=4)
     assert corpus.inputs == ("cab", "ab", "zz")
     assert [len(split) for split in (corpus.train, corpus.validation, corpus.test)] == [2, 3, 3]
     batch = data.train_batches(corpus, 0)[0]
     assert batch["source"].shape == batch["targets"].shape == (2, 8)
-    assert data.load(corpus.tokenizer).tokenizer is corpus.tokenizer
+    assert data.load(corpus.tokenizer).tokenizer == corpus.tokenizer
     with pytest.raises(UserError, match="is a directory"):
         PairData(train=tmp_path, validation=data.validation).load()
     with pytest.raises(UserError, match=r"--data.batch-size is 0"):

@@ -66,9 +66,7 @@ def check(found, vocab_size, expect):
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_a_beam_as_wide_as_all_continuations_finds_the_best_of_all(length_penalty):
-    found = search(
-        3, beam_size=15, max_new_tokens=3, length_penalty=length_penalty, num_return=15
-    )
+    found = search(3, beam_size=15, max_new_tokens=3, length_penalty=length_penalty, num_return=15)
     options = {"max_length": 3, "end_token": END, "exponent": length_penalty}
     check(found, 3, lambda model: reference.all_hypotheses(model, **options))
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import random_params
 from scipy import stats
-from small_gpt import CONFIGS, make_params
+from small_gpt import CONFIGS
 
 from jaxseq.decoding.generate import generate
 from jaxseq.decoding.sampling import SamplingConfig
@@ -23,17 +24,25 @@ KEY = jax.random.key(5)
 PROMPT = np.array([[3, 0, 7, 1, 5]])
 
 
+def build(name, seed, **changes):
+    config = dataclasses.replace(CONFIGS[name], **changes)
+    params = random_params(GPT(config), jnp.asarray(PROMPT), seed=seed)
+    return GPT(config), jax.tree.map(lambda p: jnp.asarray(p, "float32"), params)
+
+
 @functools.cache
 def target(**changes):
-    config = dataclasses.replace(CONFIGS["normalised queries"], context=16, **changes)
-    return GPT(config), make_params(config)
+    """A model whose greedy text is not always the same token."""
+    return build("llama", 3, context=16, **changes)
 
 
 @functools.cache
-def draft(seed=1, **changes):
-    """A poor model of its own family, whose greedy tokens are often not the target's."""
-    config = dataclasses.replace(CONFIGS["llama"], context=20, num_layers=1, **changes)
-    return GPT(config), jax.tree.map(lambda x: x[..., ::-1] if seed else x, make_params(config))
+def draft():
+    """The first of its two layers: right at times."""
+    model, params = target()
+    layer = jax.tree.map(lambda leaf: leaf[:1], params["blocks"])
+    config = dataclasses.replace(model.config, num_layers=1, context=20)
+    return GPT(config), {**params, "blocks": layer}
 
 
 def speculate(large, small, prompt=PROMPT, **options):
@@ -51,8 +60,7 @@ def plainly(large, prompt=PROMPT, **options):
     [
         (5, 1, GREEDY),
         (5, 3, GREEDY),
-        (1, 5, GREEDY),
-        (5, 3, SamplingConfig(temperature=0.0, repetition_penalty=1.8)),
+        (1, 5, SamplingConfig(temperature=0.0, repetition_penalty=1.8)),
     ],
 )
 def test_greedy_is_greedy_to_the_end_of_the_context(length, num_draft, sampling):
@@ -76,7 +84,7 @@ def test_a_draft_that_is_the_target_is_always_accepted():
 
 def test_nothing_comes_behind_the_end():
     free = plainly(target())[0].tolist()
-    end = next(token for i, token in enumerate(free) if 3 < i and token not in free[:i])
+    end = next(token for i, token in enumerate(free) if i > 3 and token not in free[:i])
     found = speculate(target(), draft(), end_token=end)
     until = free.index(end)
     assert np.asarray(found.tokens)[0].tolist() == free[:until] + [end] * (12 - until)
@@ -85,6 +93,11 @@ def test_nothing_comes_behind_the_end():
 
 
 VOCAB, LENGTH = 4, 3
+
+
+def other_draft():
+    """A model that knows nothing of the target."""
+    return build("normalised queries", 1, vocab_size=VOCAB)
 
 
 def exact_distribution(model, params, prompt, sampling):
@@ -112,7 +125,7 @@ def exact_distribution(model, params, prompt, sampling):
     ids=["plain", "filtered", "penalized"],
 )
 def test_the_distribution_is_that_of_sampling_without(sampling):
-    large, small = target(vocab_size=VOCAB), draft(vocab_size=VOCAB)
+    large, small = target(vocab_size=VOCAB), other_draft()
     prompt = np.array([[2, 0]])
     exact = exact_distribution(*large, prompt, sampling)
     np.testing.assert_allclose(exact.sum(), 1)
@@ -121,7 +134,7 @@ def test_the_distribution_is_that_of_sampling_without(sampling):
         options = {"key": key, "sampling": sampling, "max_new_tokens": LENGTH, "num_draft": 2}
         return speculate(large, small, prompt, **options)
 
-    found = jax.jit(jax.vmap(one))(jax.random.split(KEY, 20_000))
+    found = jax.jit(jax.vmap(one))(jax.random.split(KEY, 10_000))
     numbers = np.asarray(found.tokens)[:, 0] @ VOCAB ** np.arange(LENGTH)[::-1]
     counts = np.bincount(numbers, minlength=VOCAB**LENGTH)
     assert not counts[exact == 0].any()
@@ -151,6 +164,6 @@ def test_the_distribution_is_that_of_sampling_without(sampling):
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_what_cannot_be(changes, error, message):
-    small = draft(vocab_size=VOCAB) if changes.pop("small", None) else draft()
+    small = other_draft() if changes.pop("small", None) else draft()
     with pytest.raises(error, match=message):
         speculate(target(), small, **changes)

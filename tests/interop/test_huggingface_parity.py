@@ -4,10 +4,14 @@ The models are small and drawn at random from their config classes. Needs PyTorc
 transformers (the `bench` extra); test_huggingface.py does without.
 """
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hub_checkpoints import HUB
+from safetensors.numpy import load_file, save_file
 
 from jaxseq.interop.huggingface import read_checkpoint, write_checkpoint
 from jaxseq.models.bert import BertConfig
@@ -176,7 +180,7 @@ def ours(checkpoint) -> list[np.ndarray]:
     if hasattr(checkpoint.config, "encoder_layers"):
         targets = jnp.asarray(TARGETS, jnp.int32)
         module = EncoderDecoder(checkpoint.config)
-        return [module.apply(params, tokens, lengths, targets, jnp.array([11, 11]))]
+        return [module.apply(params, tokens, lengths, targets, jnp.array([11, 11]))[0]]
     return [GPT(checkpoint.config).apply(params, tokens)]
 
 
@@ -212,10 +216,6 @@ def test_logits_agree_both_ways(name: str, tmp_path) -> None:
 
 def test_untied_t5_keeps_its_output_matrix(tmp_path) -> None:
     """As T5 1.1 has it on the hub; transformers 5 ties what is not in the file."""
-    import json
-
-    from safetensors.numpy import load_file, save_file
-
     model = draw("t5, gated")
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -257,3 +257,21 @@ def test_bfloat16_files_in_pieces_are_read(tmp_path) -> None:
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(checkpoint.params))
     again = type(model).from_pretrained(tmp_path, dtype=torch.float32)
     assert_logits_agree(ours(checkpoint), theirs(again.eval()))
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_what_the_tests_without_torch_read_is_what_transformers_writes(name, tmp_path) -> None:
+    """Where this fails, hub_checkpoints.json is to hold what is found here."""
+    config_class, model_class, fields = CASES[name]
+    counts = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers")
+    counts += ("encoder_layers", "decoder_layers")
+    fields = fields | {count: 1 for count in counts if count in fields}
+    if "max_window_layers" in fields:
+        fields["max_window_layers"] = 0
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**fields))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["transformers_version"]
+    tensors = load_file(tmp_path / "model.safetensors")
+    shapes = {tensor: list(array.shape) for tensor, array in tensors.items()}
+    assert {"config": config, "tensors": shapes} == HUB[name]

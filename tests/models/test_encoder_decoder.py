@@ -61,7 +61,7 @@ def test_equals_twin(name: str) -> None:
     module = EncoderDecoder(config)
 
     def run(params):
-        return jnp.where(VALID, module.apply({"params": params}, *ARRAYS), 0)
+        return jnp.where(VALID, module.apply({"params": params}, *ARRAYS)[0], 0)
 
     def twin(params):
         arrays = (SOURCE, SOURCE_LENGTHS, INPUTS, TARGET_LENGTHS)
@@ -76,7 +76,7 @@ def test_step_by_step_equals_the_whole(name: str) -> None:
     module = EncoderDecoder(CONFIGS[name])
     params = float32(random_params(module, *ARRAYS))
     lengths = jnp.array([4, 4])
-    whole = module.apply({"params": params}, *ARRAYS[:3], lengths)
+    whole, _ = module.apply({"params": params}, *ARRAYS[:3], lengths)
 
     def apart(tree: dict) -> dict:
         return {f"layer_{i}": layer for i, layer in enumerate(unstack(tree))}
@@ -84,14 +84,14 @@ def test_step_by_step_equals_the_whole(name: str) -> None:
     layered = {"params": params | {side: apart(params[side]) for side in ("encoder", "decoder")}}
     module = module.clone(scan_layers=False)
     encoded = module.apply(layered, *ARRAYS[:2], method="encode")
-    carry = module.apply(layered, 2, 4, method="start")
+    carry = module.apply(layered, encoded, 4, method="start")
 
     @jax.jit
     def step(tokens, carry):
         return module.apply(layered, tokens, carry, encoded, method="decode_step")
 
     for t in range(4):
-        logits, carry = step(ARRAYS[2][:, t], carry)
+        logits, _, carry = step(ARRAYS[2][:, t], carry)
         assert_close(logits, whole[:, t], "float32", f"step {t}")
     np.testing.assert_array_equal(carry.length, [4, 4])
 
@@ -101,8 +101,8 @@ def test_padding_changes_nothing() -> None:
     params = {"params": float32(random_params(module, *ARRAYS))}
     source = jnp.where(jnp.arange(5)[None] < SOURCE_LENGTHS[:, None], ARRAYS[0], 10**7)
     inputs = jnp.where(VALID[..., 0], ARRAYS[2], 10**7)
-    one = module.apply(params, *ARRAYS)
-    other = module.apply(params, source, ARRAYS[1], inputs, ARRAYS[3])
+    one, _ = module.apply(params, *ARRAYS)
+    other, _ = module.apply(params, source, ARRAYS[1], inputs, ARRAYS[3])
     np.testing.assert_array_equal(np.where(VALID, one, 0), np.where(VALID, other, 0))
 
 
@@ -111,8 +111,8 @@ def test_a_target_never_sees_what_follows() -> None:
     params = {"params": float32(random_params(module, *ARRAYS))}
     lengths = jnp.array([4, 4])
     later = ARRAYS[2].at[:, 2:].set(5)
-    one = module.apply(params, *ARRAYS[:3], lengths)
-    other = module.apply(params, *ARRAYS[:2], later, lengths)
+    one, _ = module.apply(params, *ARRAYS[:3], lengths)
+    other, _ = module.apply(params, *ARRAYS[:2], later, lengths)
     np.testing.assert_array_equal(one[:, :2], other[:, :2])
     assert np.any(one[:, 2] != other[:, 2])
 

@@ -22,6 +22,7 @@ from jaxseq.tasks.extractive_qa import (
     Spans,
     best_answer,
     best_span,
+    context_tokens,
     read_question,
 )
 
@@ -98,6 +99,14 @@ def test_the_best_span_is_that_of_enumeration(longest):
         best = max(scores, key=scores.__getitem__)
         assert (found.starts[row], found.ends[row]) == best
         assert found.scores[row] == scores[best]
+
+
+def test_an_answer_is_of_the_context_alone():
+    """Neither the question nor the last [SEP] nor padding."""
+    types = jnp.asarray([[0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1], [0] * 6], jnp.int32)
+    found = context_tokens({"types": types, "lengths": jnp.asarray([5, 6, 0])})
+    expected = [[0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0] * 6]
+    np.testing.assert_array_equal(found, np.array(expected, bool))
 
 
 def test_the_loss_is_that_of_both_ends_over_the_tokens_of_the_window(params, batch):

@@ -82,6 +82,7 @@ def test_scores_are_those_of_the_official_script():
         ("the Cat!", "cat", 1, 1),
         ("in a cat", "cat", 0, 2 / 3),
         ("cat cat", "cat", 0, 2 / 3),
+        ("cat cat dog", "cat cat", 0, 0.8),
         ("dog", "cat", 0, 0),
         ("an", "the", 1, 1),  # both are nothing
         ("", "cat", 0, 0),

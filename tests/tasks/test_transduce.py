@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from jaxseq.data.dates import DatesData
-from jaxseq.data.pairs import PairTokenizer
+from jaxseq.data.pair_tokenizers import PairTokenizer
 from jaxseq.data.ragged import Ragged, ragged_evaluation_batches
 from jaxseq.decoding.transduce import translate
 from jaxseq.errors import UserError
+from jaxseq.models.encoder_decoder import EncoderDecoderConfig
 from jaxseq.models.rnn_seq2seq import RNNSeq2Seq, RNNSeq2SeqConfig
 from jaxseq.ops.alignment import coverage_loss
 from jaxseq.tasks.edit_distance import edit_distance
@@ -130,3 +131,53 @@ def test_show_prints_the_answers_and_draws_where_the_model_looked(params, capsys
 def test_options_out_of_range_are_named(fields, message):
     with pytest.raises(UserError, match=message):
         Transduce(**fields).resolve(RNNSeq2SeqConfig(), DatesData(), TOKENIZER)
+
+
+TRANSFORMER = EncoderDecoderConfig(
+    width=8, num_heads=2, positions="learned", context=16, decoder_layers=1, encoder_layers=1
+)
+
+
+def test_a_transformer_answers_too(capsys, tmp_path):
+    model = TASK.resolve(TRANSFORMER, DatesData(), TOKENIZER)
+    params = nn.unbox(TASK.init(model, jax.random.key(0)))
+    examples = [TOKENIZER.example(*pair) for pair in PAIRS]
+    (found,) = ragged_evaluation_batches(Ragged(examples, "source", 5))
+    batch = {name: jnp.asarray(array) for name, array in found.items()}
+    loss, weight = TASK.loss(model, params, batch)
+    assert weight == 9
+    assert np.isfinite(float(loss))
+    TASK.show(model, params, TOKENIZER, ("cab", "a b"), tmp_path)
+    assert (tmp_path / "attention.png").exists()
+    # The score of what beam search wrote is its log-probability in one reading.
+    (answer,) = TASK.predict(model, params, TOKENIZER, ["cab"])
+    written = [*TOKENIZER.target.encode(answer["output"].split()), TOKENIZER.end][:16]
+    inputs = jnp.asarray([[TOKENIZER.start, *written[:-1]]])
+    source = jnp.asarray(TOKENIZER.example("cab")["source"])[None]
+    lengths = jnp.asarray([len(written)])
+    logits, _ = model.build().apply({"params": params}, source, jnp.asarray([3]), inputs, lengths)
+    log_probs = jax.nn.log_softmax(logits[0])[jnp.arange(len(written)), jnp.asarray(written)]
+    assert answer["score"] == pytest.approx(float(log_probs.sum()), abs=1e-3)
+
+
+def test_alignments_of_a_transformer_are_means_of_its_last_layer():
+    model = TASK.resolve(TRANSFORMER, DatesData(), TOKENIZER)
+    params = nn.unbox(TASK.init(model, jax.random.key(0)))
+    source, lengths = jnp.asarray([[1, 2, 3, 0], [2, 0, 0, 0]]), jnp.asarray([3, 1])
+    _, written, _, looks = translate(
+        model.build(), params, source, lengths,
+        beam_size=1, max_length=6, start_token=TOKENIZER.start, end_token=TOKENIZER.end,
+    )  # fmt: skip
+    sums = np.asarray(looks.sum(axis=-1))
+    inside = np.arange(6)[None] <= np.asarray(written)[:, None]
+    np.testing.assert_allclose(sums, inside.astype(float), atol=1e-6)
+    assert not np.asarray(looks[0, :, 3:]).any()
+    assert not np.asarray(looks[1, :, 1:]).any()
+
+
+def test_what_does_not_fit_a_transformer_is_named():
+    with pytest.raises(UserError, match=r"--task\.coverage needs a decoder"):
+        dataclasses.replace(TASK, coverage=0.5).resolve(TRANSFORMER, DatesData(), TOKENIZER)
+    longer = dataclasses.replace(TOKENIZER, longest=17)
+    with pytest.raises(UserError, match=r"--model\.context is 16 and the data has a text of 17"):
+        TASK.resolve(TRANSFORMER, DatesData(), longer)

@@ -21,6 +21,7 @@ from jaxseq.errors import UserError
 from jaxseq.models.bert import BertConfig
 from jaxseq.models.gpt import GPTConfig
 from jaxseq.models.rnn_lm import RNNLMConfig
+from jaxseq.nn.parameters import flatten
 from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
 from jaxseq.tasks.classify import Classify
 from jaxseq.tasks.language_model import LanguageModel
@@ -31,7 +32,7 @@ from jaxseq.training.lora import merge
 from jaxseq.training.optimizers import Optimizer
 from jaxseq.training.run_directory import read_run, write_params_run
 from jaxseq.training.source_run import open_source
-from jaxseq.training.state import abstract_params, flatten, split
+from jaxseq.training.state import abstract_params, split
 
 OTHER = "a cat on a mat under the mat and the cat slept sat the under on " * 40
 STANDING_STILL = Optimizer(learning_rate=0.0, warmup_steps=0)

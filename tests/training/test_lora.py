@@ -16,6 +16,7 @@ from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPTConfig
 from jaxseq.nn.experts import Experts
 from jaxseq.nn.linear import Linear
+from jaxseq.nn.parameters import flatten
 from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
 from jaxseq.parallel.sharding import batch_sharding
 from jaxseq.reference.linear import adapted_linear
@@ -23,7 +24,7 @@ from jaxseq.tasks.language_model import LanguageModel
 from jaxseq.training.finetune import FineTune, frozen_parameters, initializer
 from jaxseq.training.lora import is_adapter, merge, named_layers
 from jaxseq.training.optimizers import Optimizer
-from jaxseq.training.state import abstract_state, create_state, flatten, split
+from jaxseq.training.state import abstract_state, create_state, split
 from jaxseq.training.step import make_train_step
 
 TASK = LanguageModel()
