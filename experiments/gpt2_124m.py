@@ -5,7 +5,7 @@ Command:   jaxseq train experiments/gpt2_124m.py --data.path 'DIR/*.parquet'
            a rehearsal on a laptop: --model.num-layers 2 --model.width 64 --model.num-heads 2
            --data.context 64 --data.batch-size 4 --num-steps 5
 Data:      text of any kind; tokens are made once and kept in a cache on disk. The vocabulary is
-           GPT-2's, vocab.json and merges.txt in the directory that --data.tokenizer names
+           GPT-2's: vocab.json, with merges.txt beside it; --data.tokenizer names it
 Hardware:  8 GPUs or a TPU v5e-16; batches are divided over all devices, parameters and optimizer
            state too with --mesh.fsdp N
 Time:      not measured: no accelerator was at hand
@@ -34,7 +34,7 @@ experiment = Experiment(
     ),
     data=TextData(
         path=Path("$JAXSEQ_DATA/lm"),
-        tokenizer="$JAXSEQ_DATA/vocab",
+        tokenizer="$JAXSEQ_DATA/vocab/gpt2-vocab.json",
         context=1024,
         batch_size=480,
     ),

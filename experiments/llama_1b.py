@@ -44,7 +44,7 @@ experiment = Experiment(
     ),
     data=TextData(
         path=Path("$JAXSEQ_DATA/lm"),
-        tokenizer="$JAXSEQ_DATA/vocab",
+        tokenizer="$JAXSEQ_DATA/vocab/gpt2-vocab.json",
         context=4096,
         batch_size=256,
         separate_documents=True,

@@ -176,17 +176,19 @@ def _pair_task(
     from jaxseq.data.pair_tokenizers import SubwordPairTokenizer
     from jaxseq.tasks.transduce import Transduce
 
-    ids = [checkpoint.token_ids.get(f"{n}_token_id") for n in ("decoder_start", "eos")]
-    if not all(isinstance(number, int) for number in ids):
-        raise UserError(
-            f"{hf_dir}/config.json must say one decoder_start_token_id and one eos_token_id, which "
-            "targets begin and end with; it may stand in generation_config.json: copy it"
-        )
+    match dict(checkpoint.token_ids):
+        case {"decoder_start_token_id": int(start), "eos_token_id": int(end)}:
+            pass
+        case _:
+            raise UserError(
+                f"{hf_dir}/config.json must say one decoder_start_token_id and one eos_token_id, "
+                "which targets begin and end with; they may stand in generation_config.json: copy "
+                "them"
+            )
     # What the tokenizer puts around a text that is read: </s> behind it, perhaps <s> before it.
     text = tokenizer.library.encode("a", add_special_tokens=False).ids
     marked = tokenizer.library.encode("a").ids
     first = next(i for i in range(len(marked)) if marked[i : i + len(text)] == text)
-    start, end = ids
     return Transduce(), SubwordPairTokenizer(
         tokenizer,
         start,

@@ -5,7 +5,8 @@ scratch, and both beside a logistic regression on bags of words.
 
 Text to pretrain on: what running English JAXSEQ_DATA has (abstracts of SciTLDR, contexts of SQuAD,
 UD English EWT, tiny Shakespeare), and the sentences of the sentiment
-data's training split, without their labels. Nothing of its dev and test splits. A run directory
+data's training split, without their labels. Nothing of its dev and test splits. Sentences are cut
+to the 64 tokens that the pretrained model has positions for (one is longer). A run directory
 that already holds a finished run is not trained again. Needs scikit-learn.
 """
 
@@ -65,7 +66,7 @@ def measure_pretraining(options: Options) -> None:
             measure(
                 "classify.py",
                 options.runs / f"{kind.replace(' ', '-')}-{options.steps}-{seed}",
-                ["--seed", seed, *data, *start],
+                ["--seed", seed, *data, "--data.max-length", 64, *start],
                 split="test",
             )
             for seed in options.seeds

@@ -1,6 +1,7 @@
 """`jaxseq convert`: checkpoints in, trained on, and out again."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,14 @@ ANSWERS = {
     "bert, tags": {"words", "tags"},
     "bert, spans": {"answer", "start", "end", "score"},
 }
+
+BAD: list[tuple[str, str, dict[str, Any]]] = [
+    ("bare", "gpt2", {}),
+    ("bert", "bert", {}),
+    ("t5", "t5", {"decoder_start_token_id": None}),
+    ("one label", "bert, labels", {"id2label": {"0": "score"}}),
+]
+"""Checkpoints (place, family, fields) that cannot be imported as they are."""
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +215,7 @@ def test_the_mesh_changes_nothing(gpt2, tmp_path, capsys):
 )
 def test_mistakes_are_named_and_nothing_is_left(words, said, gpt2, tmp_path, capsys):
     places = {"gpt2": gpt2, "run": tmp_path / "run", "left": tmp_path / "left"}
-    for name, family, fields in (
-        ("bare", "gpt2", {}),
-        ("bert", "bert", {}),
-        ("t5", "t5", {"decoder_start_token_id": None}),
-        ("one label", "bert, labels", {"id2label": {"0": "score"}}),
-    ):
+    for name, family, fields in BAD:
         places[name] = tmp_path / name
         write_hub(places[name], family, **fields)
     for name, kind, size in (("many", "byte-bpe", 300), ("plain", "bpe", 24)):

@@ -127,7 +127,7 @@ def write_checkpoint(
         raise ValueError(
             f"checkpoint.params differ from the config's in name or shape: {differing}"
         )
-    written = family.write_config(config) | {"dtype": "float32"}
+    written = family.write_config(config) | dict(checkpoint.token_ids) | {"dtype": "float32"}
     if family is BERT:
         names = {head: name for name, head in reversed(HEADS.items())}
         written["architectures"] = [names[checkpoint.head]]

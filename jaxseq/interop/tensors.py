@@ -43,6 +43,7 @@ class TensorReader:
         if not any(name.startswith(prefix) for name in self._places):
             self._places = {prefix + name: place for name, place in self._places.items()}
         self.shapes = {name: tuple(self._slice(name).get_shape()) for name in self._places}
+        self.dtypes = {name: self._slice(name).get_dtype() for name in self._places}
 
     def __enter__(self) -> "TensorReader":
         return self

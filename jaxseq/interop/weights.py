@@ -13,6 +13,7 @@ from jaxseq.interop.tensors import TensorReader
 from jaxseq.typing import Array, Float
 
 LAYER = "{layer}"
+FLOATS = ("F64", "F32", "F16", "BF16")
 SHOWN = 20
 """Tensors that an error lists at most."""
 
@@ -99,7 +100,7 @@ class Weight:
         return self.optional and not reader.shapes.keys() & {self.theirs, *self.copies}
 
     def problems(self, reader: TensorReader, shape: Sequence[int]) -> list[str]:
-        """What of the tensors is missing or has another shape than this parameter needs."""
+        """What of the tensors is missing, or is not what this parameter can be read from."""
         if self.absent(reader):
             return []
         expected, found = self.tensor_shape(shape), []
@@ -108,6 +109,8 @@ class Weight:
                 found.append(f"{name} is missing")
             elif reader.shapes[name] != expected:
                 found.append(f"{name} is {reader.shapes[name]} and not {expected}")
+            elif reader.dtypes[name] not in FLOATS:
+                found.append(f"{name} is quantised ({reader.dtypes[name]}), which is not read")
         return found
 
     def _names_in(self, reader: TensorReader, shape: Sequence[int]) -> list[str]:

@@ -128,7 +128,8 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
             # ---- the loop -------------------------------------------------------------------
             pending, saved, begin = None, start, time.perf_counter()
             for index, batch in prefetch(batches, start, num_steps):
-                state, metrics = train_step(state, jax.device_put(batch, here))
+                with jax.set_mesh(mesh):  # for ops that divide themselves: see ops/splash.py
+                    state, metrics = train_step(state, jax.device_put(batch, here))
                 settle(pending)
                 step = index + 1
                 pending = (step, metrics)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from compare import assert_same
@@ -61,6 +62,16 @@ def test_transposed_maps_are_transposed(tmp_path):
     gate = tensors["model.layers.0.mlp.gate_proj.weight"]
     np.testing.assert_array_equal(params["blocks"]["mlp"]["gate"]["kernel"][0], gate.T)
     np.testing.assert_array_equal(params["output"]["kernel"], tensors["lm_head.weight"].T)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_precisions_become_float32(dtype, tmp_path):
+    tensors = {name: tensor.astype(dtype) for name, tensor in draw_tensors("llama").items()}
+    write_hub(tmp_path / "given", "llama", tensors)
+    exact = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    write_hub(tmp_path / "exact", "llama", exact)
+    found, expected = (read_checkpoint(tmp_path / name).params for name in ("given", "exact"))
+    assert_same(found, expected)
 
 
 def test_several_files_hold_the_same(tmp_path):
@@ -196,6 +207,8 @@ def test_all_that_does_not_fit_is_listed(tmp_path):
     del tensors["transformer.h.0.ln_1.bias"]
     tensors["transformer.wpe.weight"] = np.zeros((31, 16), np.float32)
     tensors["transformer.extra"] = np.zeros(3, np.float32)
+    quantised = tensors["transformer.h.0.mlp.c_fc.weight"].astype(np.int8)
+    tensors["transformer.h.0.mlp.c_fc.weight"] = quantised
     write_hub(tmp_path, "gpt2", tensors)
     with pytest.raises(UserError) as error:
         read_checkpoint(tmp_path)
@@ -203,6 +216,7 @@ def test_all_that_does_not_fit_is_listed(tmp_path):
         "transformer.h.0.ln_1.bias is missing",
         "transformer.wpe.weight is (31, 16) and not (32, 16)",
         "transformer.extra is left over",
+        "transformer.h.0.mlp.c_fc.weight is quantised (I8)",
     ):
         assert line in str(error.value)
     assert str(tmp_path) in str(error.value)

@@ -45,9 +45,10 @@ def test_the_files_are_closed(split):
         with open("/proc/self/maps") as maps:
             return any("model-00001-of-00002" in line for line in maps)
 
-    with TensorReader(split):
+    with TensorReader(split) as reader:
         assert mapped()
     assert not mapped()
+    assert reader.shapes.keys() == TENSORS.keys()  # which it still knows
     (split / "model-00002-of-00002.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="model-00002"):
         TensorReader(split)

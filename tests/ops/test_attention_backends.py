@@ -9,12 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compare import assert_close, assert_same
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxseq.models.gpt import GPTConfig
 from jaxseq.ops import attention_backends, splash
 from jaxseq.ops.attention import attention
 from jaxseq.ops.attention_scores import Options
 from jaxseq.ops.position_bias import ALiBi
+from jaxseq.parallel.sharding import RULES, batch_sharding
+from jaxseq.tasks.language_model import LanguageModel
+from jaxseq.training.optimizers import Optimizer
+from jaxseq.training.state import abstract_state
+from jaxseq.training.step import make_train_step
 
 BF16 = jnp.dtype("bfloat16")
 
@@ -184,10 +190,11 @@ def test_auto_is_splash_in_a_program_for_tpus_alone(arrays) -> None:
 
 def test_splash_on_every_device_s_own_rows_and_heads_equals_dense(monkeypatch, arrays) -> None:
     monkeypatch.setattr(splash, "Kernel", functools.partial(splash.Kernel, interpret=True))
-    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "tensor"))
+    mesh = jax.make_mesh((2, 2), splash.ROWS[:1] + splash.HEADS, (AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
     sharded = jax.jit(functools.partial(step, backend="splash"), in_shardings=sharding)
-    compiled = sharded.lower(arrays).compile()
+    with jax.set_mesh(mesh):
+        compiled = sharded.lower(arrays).compile()
     assert "all-gather" not in compiled.as_text()
     expected = jax.jit(functools.partial(step, backend="dense"))(arrays)
     assert_close(compiled(jax.device_put(arrays, sharding)), expected, "float32")
@@ -195,22 +202,90 @@ def test_splash_on_every_device_s_own_rows_and_heads_equals_dense(monkeypatch, a
     assert_close(compiled(jax.device_put(spoiled, sharding)), expected, "float32")
 
 
-def test_splash_maps_over_a_leading_axis(arrays) -> None:
-    mapped = [jnp.stack([x, x]) for x in arrays]
-    shapes_ = jax.eval_shape(jax.vmap(lambda *a: step(list(a), "splash")), *mapped)
-    assert [x.shape for x in shapes_[1]] == [x.shape for x in mapped]
+def test_splash_takes_its_mesh_axes_from_the_rules() -> None:
+    assert (RULES["batch"], (RULES["heads"],)) == (splash.ROWS, splash.HEADS)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu, from the tpu extra"
+@pytest.mark.parametrize(
+    ("shape", "rows", "heads"),
+    [((8, 2), "data", "tensor"), ((6, 2), None, "tensor"), ((8, 3), "data", None)],
 )
-def test_splash_compiles_ahead_of_time_for_a_slice_of_a_pod(arrays) -> None:
+def test_splash_divides_what_divides_evenly(shape, rows, heads) -> None:
+    batch, kv_heads = shape
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
+    arrays = [jax.ShapeDtypeStruct((batch, 128, kv_heads, 128), jnp.float32)] * 3
+    with jax.set_mesh(mesh):
+        jaxpr = jax.make_jaxpr(functools.partial(attention, backend="splash"))(*arrays)
+    (local,) = [e for e in jax.tree.leaves(jaxpr.eqns) if e.primitive.name == "shard_map"]
+    *tables, query, key, value = local.params["in_specs"]
+    assert (query, key, value) == (PartitionSpec(rows, heads),) * 3
+    assert set(tables) == {PartitionSpec()}
+
+
+@pytest.mark.parametrize("axes", [(), ("data", "tensor")])
+def test_splash_maps_over_a_leading_axis(arrays, axes) -> None:
+    mapped = [jnp.stack([x, x]) for x in arrays]
+    run = jax.jit(jax.vmap(lambda *a: step(list(a), "splash")))
+    with jax.set_mesh(jax.make_mesh((1,) * len(axes), axes, (AxisType.Auto,) * len(axes))):
+        traced = run.trace(*mapped)
+    assert [x.shape for x in traced.out_info[1]] == [x.shape for x in mapped]
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+# --- Splash, compiled for TPUs that are not here -------------------------------------------------
+
+
+@pytest.fixture
+def pod(monkeypatch) -> Any:
+    """Eight chips of a pod."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu, from the tpu extra")
     from jax.experimental import topologies
 
+    # Else libtpu asks the cloud which machine this is.
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     topology = topologies.get_topology_desc("v5e:2x4", platform="tpu")
-    mesh = topologies.make_mesh(topology, (4, 2), ("data", "tensor"))
+    return functools.partial(topologies.make_mesh, topology)
+
+
+def test_splash_compiles_ahead_of_time_for_a_slice_of_a_pod(pod, arrays) -> None:
+    mesh = pod((4, 2), ("data", "tensor"))
     sharding = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
     four = [jax.ShapeDtypeStruct((4, *x.shape[1:]), x.dtype, sharding=sharding) for x in arrays]
-    text = jax.jit(functools.partial(step, backend="auto")).lower(four).compile().as_text()
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(functools.partial(step, backend="auto")).lower(four)
+    text = lowered.compile().as_text()
     assert "tpu_custom_call" in text
     assert "all-gather" not in text
+
+
+def test_a_training_step_compiles_ahead_of_time_for_a_slice_of_a_pod(pod) -> None:
+    mesh = pod((1, 4, 2), ("data", "fsdp", "tensor"))
+    llama = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "use_bias": False}
+    sizes = {"num_layers": 2, "width": 256, "num_heads": 2}
+    config = GPTConfig(**sizes, **llama, tie_embeddings=False, dtype="bfloat16")
+    model = config.resolve(vocab_size=512, context=2048)
+    task, optimizer = LanguageModel(), Optimizer()
+    built = optimizer.build(10)
+    state = abstract_state(functools.partial(task.init, model), built, mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((8, 2048), dtype, sharding=batch_sharding(mesh))
+        for name, dtype in [("inputs", "int32"), ("targets", "int32"), ("mask", "bool")]
+    }
+    train_step = make_train_step(
+        functools.partial(task.loss, model), built, optimizer.learning_rates(10), jax.random.key(0)
+    )
+    homes = jax.tree.map(lambda leaf: leaf.sharding, state)
+    # The kernel in bfloat16 has no more than the default precision.
+    with jax.set_mesh(mesh), jax.default_matmul_precision("default"):
+        jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(homes, None))
+        compiled = jitted.lower(state, batch).compile()
+    assert "tpu_custom_call" in compiled.as_text()
+    memory = compiled.memory_analysis()
+    # Parameters and averages are divided, and given back in place.
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert memory.argument_size_in_bytes < whole / 4
+    assert memory.alias_size_in_bytes > whole / 8
+    assert memory.temp_size_in_bytes > 0
