@@ -176,6 +176,17 @@ class SubwordTokenizer:
         numbers = np.repeat(np.arange(len(ids), dtype=np.int32), [len(word) for word in ids])
         return np.array(list(itertools.chain.from_iterable(ids)), np.int32), numbers
 
+    @functools.cached_property
+    def before_text(self) -> Int[np.ndarray, " n"]:
+        """What a model of this tokenizer expects in front of a text that it goes on with.
+
+        Llama's tokenizers say so, GPT-2's do not. What stands on both sides, as [CLS] and [SEP]
+        do, marks an input to be read and is none.
+        """
+        ids = _ids(self.library.encode("", add_special_tokens=True))
+        start = self._special("start")
+        return ids if len(ids) == 1 and ids[0] == start else ids[:0]
+
     def tokens(self, text: str) -> list[str]:
         """Return the pieces of `text` as the vocabulary writes them."""
         return self._encode(text).tokens

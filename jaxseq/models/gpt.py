@@ -24,7 +24,7 @@ from jaxseq.nn.mlp import Activation
 from jaxseq.nn.transformer import BlockCache, BlockConfig, StackInputs, make_norm, stack
 from jaxseq.ops.attention import Backend
 from jaxseq.ops.positions import Rotary
-from jaxseq.typing import Array, Float, Int
+from jaxseq.typing import Array, Float, Int, PyTree
 
 EVERYTHING = 2**30
 """A window that no text fills: of a layer that looks at all, in a stack where others do not."""
@@ -299,3 +299,21 @@ class GPT(nn.Module):
         if config.norm_position == "pre":
             x = self.final_norm(x)
         return x, cache
+
+
+def cut_vocabulary(
+    config: GPTConfig, params: PyTree, vocab_size: int
+) -> tuple[GPTConfig, PyTree]:
+    """The model of the first `vocab_size` tokens alone.
+
+    Vocabularies are filled up to a round number, with tokens that no tokenizer has: a model that
+    writes must not draw one.
+    """
+    cut = params | {"embedding": {"table": params["embedding"]["table"][:vocab_size]}}
+    if not config.tie_embeddings:
+        inner = ("lora_down", "lora_scale")  # of an adapter: what the vocabulary is not an axis of
+        cut["output"] = {
+            name: leaf if name in inner else leaf[..., :vocab_size]
+            for name, leaf in params["output"].items()
+        }
+    return dataclasses.replace(config, vocab_size=vocab_size), cut

@@ -19,6 +19,7 @@ from jaxseq.decoding.generate import generate
 from jaxseq.decoding.sampling import SamplingConfig
 from jaxseq.decoding.stop_strings import StopStrings
 from jaxseq.errors import UserError
+from jaxseq.models.gpt import GPTConfig, cut_vocabulary
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.typing import Array, Float, Key, PyTree
@@ -140,9 +141,12 @@ class LanguageModel:
             )
         decoder, text = tokenizer.stream_decoder(), StopStrings(stop)
         lead = iter([prompt])  # shown with the first token, when nothing can be wrong any more
-        end_token = None
-        if isinstance(tokenizer, SubwordTokenizer) and tokenizer.has("end"):
-            end_token = tokenizer.special("end")
+        end_token, tokens = None, tokenizer.encode(prompt)
+        if isinstance(tokenizer, SubwordTokenizer):
+            tokens = np.concatenate([tokenizer.before_text, tokens])
+            end_token = tokenizer.special("end") if tokenizer.has("end") else None
+        if isinstance(model, GPTConfig) and tokenizer.vocab_size < model.vocab_size:
+            model, params = cut_vocabulary(model, params, tokenizer.vocab_size)
 
         def receive(tokens: np.ndarray) -> None:
             to(next(lead, "") + text.feed(decoder.decode(tokens)))
@@ -153,7 +157,7 @@ class LanguageModel:
             generate(
                 model.build(),
                 params,
-                jnp.asarray(tokenizer.encode(prompt))[None],
+                jnp.asarray(tokens)[None],
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 key=jax.random.key(seed),

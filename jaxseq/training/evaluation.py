@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.data.batches import Batch
 from jaxseq.errors import UserError
@@ -39,11 +39,13 @@ def contributions(
 
     They are fetched a batch late, so that the devices never wait and hold one batch of them.
     """
+    mesh = sharding.mesh
+    assert isinstance(mesh, Mesh)  # of devices
     # Every host gets the rows of all.
-    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    everywhere = NamedSharding(mesh, PartitionSpec())
     pending = None
     for batch in batches:
-        with jax.set_mesh(sharding.mesh):  # for ops that divide themselves: see ops/splash.py
+        with jax.set_mesh(mesh):  # for ops that divide themselves: see ops/splash.py
             found = evaluator(params, jax.device_put(batch, sharding))
         found = jax.device_put(found, everywhere)
         if pending is not None:

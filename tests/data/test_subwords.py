@@ -21,6 +21,7 @@ from subword_cases import (
 )
 
 from jaxseq.data import subwords
+from jaxseq.data.subword_training import train_subwords
 from jaxseq.data.subwords import SubwordTokenizer
 from jaxseq.data.tokenizers import UNKNOWN, Tokenizer, load_tokenizer, save_tokenizer
 from jaxseq.errors import UserError
@@ -354,3 +355,31 @@ def test_ids_are_those_of_transformers():
         assert published("gpt2-vocab.json").decode(ours) == text
         ours = published("bert-base-uncased-vocab.txt").encode(text)
         assert ours.tolist() == bert.encode(text, add_special_tokens=False), text
+
+
+def test_what_stands_before_a_text_that_a_model_goes_on_with():
+    tokenizer = train_subwords("unigram", ["a b", "b a"], 10, special_tokens=("<s>",))
+    assert tokenizer.before_text.tolist() == []
+    start = tokenizer.special("start")
+    tree = json.loads(tokenizer.definition)
+    for template, expected in (("<s> $A", [start]), ("<s> $A </s>", [])):
+        tree["post_processor"] = template_of(template, tokenizer)
+        assert SubwordTokenizer(json.dumps(tree)).before_text.tolist() == expected
+
+
+def template_of(template: str, tokenizer: SubwordTokenizer) -> dict:
+    """A post-processor as in the tokenizer.json of a Llama."""
+    pieces, specials = [], {}
+    for name in template.split():
+        if name == "$A":
+            pieces.append({"Sequence": {"id": "A", "type_id": 0}})
+            continue
+        pieces.append({"SpecialToken": {"id": name, "type_id": 0}})
+        number = tokenizer.library.token_to_id(name)
+        specials[name] = {"id": name, "ids": [number], "tokens": [name]}
+    return {
+        "type": "TemplateProcessing",
+        "single": pieces,
+        "pair": pieces,
+        "special_tokens": specials,
+    }

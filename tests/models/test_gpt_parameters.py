@@ -10,8 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from small_gpt import CONFIGS, make_params
 
-from jaxseq.models.gpt import GPT, GPTConfig
+from jaxseq.models.gpt import GPT, GPTConfig, cut_vocabulary
 
 DEFAULT = """
 blocks/attention/key/bias            4 128        layers heads
@@ -111,3 +113,13 @@ def test_the_first_loss_is_that_of_a_uniform_guess() -> None:
     # The weights that write into the residual start smaller: 0.02 / sqrt(2 layers x 2).
     np.testing.assert_allclose(kernels["in"], 0.02, rtol=0.02)
     np.testing.assert_allclose(kernels["out"], 0.01, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama"])
+def test_a_cut_vocabulary_leaves_the_other_logits_as_they_are(name: str) -> None:
+    config, params = CONFIGS[name], make_params(CONFIGS[name])
+    tokens = jnp.array([[3, 0, 7]])
+    whole = GPT(config).apply({"params": params}, tokens)
+    config, params = cut_vocabulary(config, params, 8)
+    cut = GPT(config).apply({"params": params}, tokens)
+    np.testing.assert_array_equal(cut, whole[..., :8])

@@ -31,8 +31,9 @@ CASES = {
         {"norm": "rms", "norm_position": "post", "activation": "relu", "norm_epsilon": 0.1},
         {"rotary": Rotary(base=100.0), "qk_norm": True, "norm_epsilon": 0.1},
     ),
+    # All experts are taken: where another one would be, the loss has a step and no slope.
     "pre, window, soft cap, experts": (
-        {"experts": Experts(count=3, per_token=2), "activation": "geglu"},
+        {"experts": Experts(count=3, per_token=3), "activation": "geglu"},
         {"window": 2, "soft_cap": 2.0, "scale": 0.7},
     ),
 }
