@@ -79,10 +79,11 @@ class Weight:
             where.insert(0, slice(0, 1))
         names = self._names_in(reader, shape)
         # Straight to its place: two whole copies of a stack of layers may not fit.
-        for layer, row in zip(layers, found if self.stacked else found[None], strict=True):
+        layered = found if self.stacked else found[None]
+        for place, layer in enumerate(layers):
             tensor = reader.read(names[layer], tuple(where))
             tensor = tensor[0] if self.leading_one else tensor
-            row[...] = tensor.T if self.transposed else tensor
+            layered[place] = tensor.T if self.transposed else tensor
         return found
 
     def array(self, reader: TensorReader, shape: tuple[int, ...], sharding: Sharding) -> Array:
