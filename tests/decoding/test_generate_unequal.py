@@ -10,6 +10,7 @@ import pytest
 from small_gpt import CONFIGS, make_params
 
 from jaxseq.decoding.generate import generate
+from jaxseq.decoding.progress import start_progress
 from jaxseq.decoding.sampling import SamplingConfig, sample_token
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPT
@@ -17,7 +18,7 @@ from jaxseq.models.rnn_lm import RNNLMConfig
 
 GREEDY = SamplingConfig(temperature=0.0)
 WARM = SamplingConfig(temperature=2.0, top_k=8)
-PENALIZED = SamplingConfig(temperature=1.5, min_p=0.02, repetition_penalty=1.7)
+PENALIZED = SamplingConfig(temperature=1.5, min_p=0.02, repetition_penalty=5.0)
 KEY = jax.random.key(5)
 # Behind the lengths stands what no table holds.
 JUNK = -1
@@ -115,6 +116,17 @@ def test_a_recurrent_model_too(sampling):
         np.testing.assert_array_equal(found[row], expected)
 
 
+@pytest.mark.parametrize("count", [6, 7, 10])
+def test_windows_that_open_near_the_end(count):
+    """The first and the second row outgrow the context one after the other."""
+    model, params, logits = gpt("gpt-2")
+    prompts, lengths = np.array([[3, 0, 7, 1, 5], [2, 9, 4, 10, JUNK]]), [5, 4]
+    found = together(model, params, prompts, count, WARM, lengths)
+    for row, length in enumerate(lengths):
+        expected = alone(logits, prompts[row, :length], count, WARM, row=row)
+        np.testing.assert_array_equal(found[row], expected, err_msg=f"row {row}")
+
+
 def test_draws_do_not_depend_on_the_other_rows():
     model, params, _ = gpt("llama")
     found = together(model, params, PROMPTS, 12, WARM, LENGTHS)
@@ -123,6 +135,14 @@ def test_draws_do_not_depend_on_the_other_rows():
     again = together(model, params, others, 12, WARM, LENGTHS)
     np.testing.assert_array_equal(found[1], again[1])
     assert (found[0] != again[0]).any()
+
+
+def test_only_what_counts_is_seen_and_only_what_is_asked_for_is_kept():
+    prompt, valid = jnp.array([[3, 4, JUNK], [0, 2, 2]]), jnp.array([[True, False, False]] * 2)
+    progress = start_progress(prompt, valid, 5, PENALIZED, None)
+    assert progress.ended is None
+    np.testing.assert_array_equal(progress.seen, np.eye(5, dtype=bool)[[3, 0]])
+    assert start_progress(prompt, valid, 5, GREEDY, None) == (None, None)
 
 
 def test_equal_lengths_are_the_plain_case_and_columns_behind_all_are_not_read(caplog):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import assert_close
+from compare import assert_close, assert_same
 from small_gpt import CONFIGS, make_params
 
 from jaxseq.decoding.scoring import log_probabilities
@@ -43,9 +43,16 @@ def test_equals_the_sum_of_separate_steps(name):
     assert_close(each, expected, "float32")
     assert_close(whole, expected.sum(1), "float32")
 
+
+@pytest.mark.parametrize("name", ["gpt-2", "rnn"])
+def test_what_stands_in_the_padding_changes_nothing_and_no_gradient(name):
+    model, params = build(name)
     junk = np.where(np.arange(5) < LENGTHS[:, None], TOKENS, -7)
-    for one, other in zip(score(model, params, junk), (each, whole), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same(score(model, params, junk), score(model, params))
+    one, other = (
+        jax.grad(lambda p, t=t: score(model, p, t)[1].sum())(params) for t in (junk, TOKENS)
+    )
+    assert_same(one, other)
 
 
 @pytest.mark.parametrize(
