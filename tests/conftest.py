@@ -4,6 +4,7 @@ Warnings are errors and annotations are checked at run time: see [tool.pytest] i
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from hypothesis import settings
 
 # Tests import what they share (compare.py) by its bare name, whatever directory pytest starts in.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A shell's background jobs ignore Ctrl-C, and tests of it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
