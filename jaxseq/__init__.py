@@ -1,7 +1,7 @@
 """jaxseq: sequence models in JAX for accelerator research.
 
-    run = jaxseq.load("runs/sentiment")
-    run.predict(["a film that stays with you"])
+run = jaxseq.load("runs/sentiment")
+run.predict(["a film that stays with you"])
 """
 
 from pathlib import Path

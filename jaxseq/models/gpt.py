@@ -301,9 +301,7 @@ class GPT(nn.Module):
         return x, cache
 
 
-def cut_vocabulary(
-    config: GPTConfig, params: PyTree, vocab_size: int
-) -> tuple[GPTConfig, PyTree]:
+def cut_vocabulary(config: GPTConfig, params: PyTree, vocab_size: int) -> tuple[GPTConfig, PyTree]:
     """The model of the first `vocab_size` tokens alone.
 
     Vocabularies are filled up to a round number, with tokens that no tokenizer has: a model that
