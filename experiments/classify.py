@@ -6,8 +6,11 @@ Command:   JAXSEQ_DATA=DIR jaxseq train experiments/classify.py
 Data:      DIR/sentiment/rt_polarity.{train,dev,test}.tsv, LABEL TAB SENTENCE: 10,662 sentences of
            film reviews (Pang and Lee 2005); --data.train FILE and so on name other files
 Hardware:  a laptop CPU
-Time:      TIME_HERE
-Expect:    EXPECT_HERE
+Time:      3.2 processor minutes
+Expect:    75.6 % of the test sentences right from scratch (75.58 +- 0.14 over three seeds, with a
+           vocabulary of 8,000), 75.3 % from a BERT pretrained on 5 MB of text (75.30 +- 0.95): so
+           little text does not help. A logistic regression on bags of words has 76.5 %
+           (scripts/measure_pretraining.py)
 """
 
 import sys

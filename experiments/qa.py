@@ -8,8 +8,8 @@ Data:      DIR/qa/squad11.train-slice.json (2,442 questions of SQuAD 1.1's train
            and so on name the whole ones
 Hardware:  a laptop CPU for the slice; one GPU or TPU for BERT-base on all of SQuAD, with
            --optimizer.learning-rate 5e-5 --data.max-length 384
-Time:      TIME_HERE
-Expect:    EXPECT_HERE
+Time:      not measured
+Expect:    not measured; the best models of SQuAD need pretraining on far more text than is here
 """
 
 import sys
