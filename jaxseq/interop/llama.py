@@ -130,7 +130,7 @@ def _write_config(config: GPTConfig) -> dict[str, Any]:
         "rope_scaling": rope if rotary.scaling != "none" else None,
     }
     if config.windows:
-        repeated = [config.windows[i % len(config.windows)] for i in range(config.num_layers)]
+        repeated = config.layer_windows()
         written["sliding_window"] = max(repeated)
         if kind != "mistral":
             types = ["sliding_attention" if window else "full_attention" for window in repeated]

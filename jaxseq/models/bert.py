@@ -1,7 +1,7 @@
 """BERT: a Transformer that reads both ways, and its heads (Devlin et al. 2018, 1810.04805)."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,15 +31,6 @@ Head = Literal["pretraining", "classification", "tagging", "spans"]
 class BertConfig:
     """The architecture. The defaults are BERT's choices at a laptop's size; BERT-base is
     num_layers=12, width=768, num_heads=12, context=512, dropout=0.1."""
-
-    WAYS_OF_COMPUTING: ClassVar[tuple[str, ...]] = (
-        "dropout",
-        "dtype",
-        "remat",
-        "unroll_layers",
-        "attention_backend",
-    )
-    """Fields that change no parameter, and that a fine-tuned run chooses for itself."""
 
     vocab_size: int = 0
     """Tokens in the vocabulary; 0: as many as the tokenizer has."""

@@ -1,7 +1,7 @@
 """The Transformer that reads one sequence and writes another (Vaswani et al. 2017), T5, BART."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -38,15 +38,6 @@ class EncoderDecoderConfig:
     BART: positions="learned", activation="gelu_exact", scale_embeddings=False,
     embedding_norm=True, output_bias=True. Marian: activation="silu", output_bias=True.
     """
-
-    WAYS_OF_COMPUTING: ClassVar[tuple[str, ...]] = (
-        "dropout",
-        "dtype",
-        "remat",
-        "unroll_layers",
-        "attention_backend",
-    )
-    """Fields that change no parameter, and that a fine-tuned run chooses for itself."""
 
     source_vocab_size: int = 0
     """Tokens in the source vocabulary; 0: as many as the data has."""

@@ -40,14 +40,6 @@ class GPTConfig:
     """
 
     separates_documents: ClassVar[bool] = True
-    WAYS_OF_COMPUTING: ClassVar[tuple[str, ...]] = (
-        "dropout",
-        "dtype",
-        "remat",
-        "unroll_layers",
-        "attention_backend",
-    )
-    """Fields that change no parameter, and that a fine-tuned run chooses for itself."""
 
     vocab_size: int = 0
     """Tokens in the vocabulary; 0: as many as the tokenizer has."""
@@ -148,6 +140,10 @@ class GPTConfig:
         check_vocabulary(resolved, vocab_size)
         check_context(resolved, context)
         return resolved
+
+    def layer_windows(self) -> list[int]:
+        """The window of every layer, where there are windows; 0: all."""
+        return [self.windows[i % len(self.windows)] for i in range(self.num_layers)]
 
     def build(self, deterministic: bool = True) -> "GPT":
         """The module; dropout is on where it is not deterministic."""
@@ -293,8 +289,8 @@ class GPT(nn.Module):
         if config.positions == "learned":
             x = x + self.position_embedding(jnp.broadcast_to(inputs.positions, tokens.shape))
         if len(set(config.windows)) > 1:
-            repeated = [config.windows[i % len(config.windows)] for i in range(config.num_layers)]
-            windows = jnp.asarray([window or EVERYTHING for window in repeated], jnp.int32)
+            each = [window or EVERYTHING for window in config.layer_windows()]
+            windows = jnp.asarray(each, jnp.int32)
         x, cache = self.blocks(self.drop(x), cache, windows, inputs)
         if config.norm_position == "pre":
             x = self.final_norm(x)

@@ -60,14 +60,7 @@ class Classify:
         Raises UserError for an option out of range, and, with its file and line, for an input
         that has more tokens than the model has positions.
         """
-        check_positions(model, tokenizer.longest, tokenizer.longest_at)
-        resolved = model.resolve(
-            vocab_size=tokenizer.tokenizer.vocab_size,
-            context=model.context or tokenizer.max_length or room_for(tokenizer.longest),
-            num_labels=len(tokenizer.labels),
-        )
-        check_labels(resolved, len(tokenizer.labels))
-        return resolved
+        return resolve_labelled(model, tokenizer, len(tokenizer.labels))
 
     def init(self, model: ClassifierConfig, key: Key[Array, ""]) -> PyTree:
         """Fresh parameters, each in a box with the names of its axes."""
@@ -195,10 +188,21 @@ def check_positions(model: Any, length: int, place: str) -> None:
         )
 
 
-def check_labels(model: Any, num_labels: int) -> None:
-    """Raises UserError where the resolved model tells another number of labels apart."""
-    if model.num_labels != num_labels:
+def resolve_labelled(model: Any, coder: Any, num_labels: int) -> Any:
+    """The config of a model of labels, completed by what the coder has seen of the data.
+
+    Raises UserError for an option out of range, for another number of labels than the data's, and,
+    with its file and line, for an input that has more tokens than the model has positions.
+    """
+    check_positions(model, coder.longest, coder.longest_at)
+    resolved = model.resolve(
+        vocab_size=coder.tokenizer.vocab_size,
+        context=model.context or coder.max_length or room_for(coder.longest),
+        num_labels=num_labels,
+    )
+    if resolved.num_labels != num_labels:
         raise UserError(
-            f"--model.num-labels is {model.num_labels}, but the data has {num_labels}; leave it "
-            "at 0 to follow the data"
+            f"--model.num-labels is {resolved.num_labels}, but the data has {num_labels}; leave "
+            "it at 0 to follow the data"
         )
+    return resolved

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from jaxseq.data.ragged import collate, room, room_for
+from jaxseq.data.ragged import collate, room
 from jaxseq.data.tagged_subwords import SubwordTagCoder, TaggedSubwords
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
@@ -21,7 +21,7 @@ from jaxseq.tasks.classification_metrics import (
     span_metrics,
     span_types,
 )
-from jaxseq.tasks.classify import check_labels, check_positions, encoder_inputs
+from jaxseq.tasks.classify import check_positions, encoder_inputs, resolve_labelled
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.lines import GROUP, grouped
 from jaxseq.typing import Array, Float, Key, PyTree
@@ -63,14 +63,7 @@ class TagTokens:
         Raises UserError for an option out of range, and, with its file and line, for a sentence
         that has more tokens than the model has positions.
         """
-        check_positions(model, tokenizer.longest, tokenizer.longest_at)
-        resolved = model.resolve(
-            vocab_size=tokenizer.tokenizer.vocab_size,
-            context=model.context or tokenizer.max_length or room_for(tokenizer.longest),
-            num_labels=len(tokenizer.tags),
-        )
-        check_labels(resolved, len(tokenizer.tags))
-        return resolved
+        return resolve_labelled(model, tokenizer, len(tokenizer.tags))
 
     def init(self, model: TokenClassifierConfig, key: Key[Array, ""]) -> PyTree:
         """Fresh parameters, each in a box with the names of its axes."""

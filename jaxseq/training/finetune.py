@@ -80,7 +80,7 @@ def like(asked: Any, source: Any) -> Any:
             f"--finetune.from-run holds a {type(source).__name__} and the experiment asks for a "
             f"{type(asked).__name__}; name a run of that kind"
         )
-    own = (*getattr(asked, "WAYS_OF_COMPUTING", WAYS_OF_COMPUTING), "num_labels")
+    own = (*WAYS_OF_COMPUTING, "num_labels")
     fields = {field.name for field in dataclasses.fields(asked)}
     return dataclasses.replace(source, **{n: getattr(asked, n) for n in own if n in fields})
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import assert_close
 from small_gpt import CONFIGS, make_params
 
 from jaxseq.models.gpt import GPT, GPTConfig, cut_vocabulary
@@ -122,4 +123,5 @@ def test_a_cut_vocabulary_leaves_the_other_logits_as_they_are(name: str) -> None
     whole = GPT(config).apply({"params": params}, tokens)
     config, params = cut_vocabulary(config, params, 8)
     cut = GPT(config).apply({"params": params}, tokens)
-    np.testing.assert_array_equal(cut, whole[..., :8])
+    # A narrower product may add up in another order.
+    assert_close(cut, whole[..., :8], "float32")
