@@ -25,7 +25,7 @@ from jaxseq.training.experiment import Experiment
 from jaxseq.training.optimizers import Optimizer
 
 experiment = Experiment(
-    task=LanguageModel(),
+    task=LanguageModel(loss_chunk=512),
     model=GPTConfig(
         vocab_size=128_256,
         num_layers=16,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from jaxseq.errors import UserError
-from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
+from jaxseq.parallel.mesh import Layout, MeshConfig, one_device
 
 if TYPE_CHECKING:
     from jaxseq.data.subwords import SubwordTokenizer
@@ -24,7 +24,7 @@ def convert(argv: list[str]) -> int:
     usage: jaxseq convert import HF_DIR RUN_DIR [--tokenizer PATH] [--mesh.fsdp 8] ...
            jaxseq convert export RUN_DIR HF_DIR [--checkpoint best] [--max-file-bytes N]
     """
-    from jaxseq.cli import parse
+    from jaxseq.cli_options import parse
 
     match argv[:1]:
         case ["import"]:
@@ -77,7 +77,7 @@ def _import(options: Import) -> int:
     tokenizer = _tokenizer(options, fields["vocab_size"])
     task, coder = _task(described, tokenizer, options)
     with _written_whole(options.run_dir) as unfinished:
-        checkpoint = read_checkpoint(options.hf_dir, _mesh(options.mesh))
+        checkpoint = read_checkpoint(options.hf_dir, _layout(options.mesh))
         data = NoData(str(options.hf_dir.resolve()))
         experiment = Experiment(task=task, model=checkpoint.config, data=data)
         write_params_run(unfinished, experiment, coder, checkpoint.params)
@@ -109,12 +109,10 @@ def _tokenizer(options: Import, vocab_size: int) -> "SubwordTokenizer":
     return tokenizer
 
 
-def _mesh(asked: MeshConfig) -> Any:
+def _layout(asked: MeshConfig) -> Layout:
     if asked == MeshConfig():
-        return one_device_mesh()  # copies would be of no use
-    # There is no batch: any size of it that divides.
-    batch_size = 0 if asked.fsdp == -1 else asked.fsdp * max(asked.data, 1)
-    return asked.build(batch_size)
+        return one_device()  # copies would be of no use
+    return asked.build(batch_size=0)  # there is no batch
 
 
 def _task(

@@ -59,7 +59,7 @@ class TrainTokenizer:
 
 def tokenizer(argv: list[str]) -> int:
     """A subword tokenizer trained on text."""
-    from jaxseq.cli import parse
+    from jaxseq.cli_options import parse
 
     options = parse(TrainTokenizer, argv, prog="jaxseq tokenizer")
     if not options.data.path:

@@ -21,7 +21,7 @@ from measure import data_file
 
 from jaxseq.data.masked_text import MaskedBatches, MaskedText
 from jaxseq.models.bert import BertConfig
-from jaxseq.parallel.mesh import one_device_mesh
+from jaxseq.parallel.mesh import one_device
 from jaxseq.tasks.masked_lm import MaskedLM
 from jaxseq.training.optimizers import Optimizer
 from jaxseq.training.state import create_state
@@ -77,7 +77,7 @@ class Side:
         model = task.resolve(model, data, corpus.tokenizer)
         rule = optimizer.build(1000)
         key = jax.random.key(0)
-        self.state = create_state(partial(task.init, model), rule, one_device_mesh(), key)
+        self.state = create_state(partial(task.init, model), rule, one_device(), key)
         step = make_train_step(partial(task.loss, model), rule, optimizer.learning_rates(1000), key)
         self.train_step = jax.jit(step, donate_argnums=0)
         self.number = 0

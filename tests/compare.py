@@ -3,12 +3,14 @@
 A tolerance is never widened for a failing test: the cause is found.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 
 DTYPES = ("float64", "float32", "bfloat16")
@@ -86,15 +88,26 @@ def check_parity(
         actual = np.asarray(actual, np.float64)
         direction = rng.normal(size=actual.shape)
         direction /= max(1e-300, np.linalg.norm(direction))
-        slope = central_difference(
-            lambda step, i=i, d=direction: weighted_sum(
-                [*leaves[:i], leaves[i] + step * d, *leaves[i + 1 :]]
+        with unchecked_annotations():  # of a twin that was called above
+            slope = central_difference(
+                lambda step, i=i, d=direction: weighted_sum(
+                    [*leaves[:i], leaves[i] + step * d, *leaves[i + 1 :]]
+                )
             )
-        )
         error = abs(np.sum(actual * direction) - slope)
         scale = max(1.0, np.max(np.abs(actual), initial=0.0))
         message = f"gradient{jax.tree_util.keystr(path)} in {dtype}: error {error} of {scale}"
         assert error <= tolerance * scale, message
+
+
+@contextlib.contextmanager
+def unchecked_annotations() -> Generator[None, None, None]:
+    """Calls without the checks of shapes, which take longer than a small twin's arithmetic."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def central_difference(function: Callable[[float], float], step: float = 1e-3) -> float:

@@ -3,6 +3,7 @@
 Warnings are errors and annotations are checked at run time: see [tool.pytest] in pyproject.toml.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -23,6 +24,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+# XLA rewrites programs as ever, and LLVM then takes less time over each than running it does.
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
 # Programs compiled once serve every test, every process that a test starts, and the next run.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -35,6 +40,10 @@ def pytest_configure(config):
     # A process killed as it writes leaves a torn entry, which is compiled anew and never mended.
     torn = "ignore:Error reading persistent compilation cache entry:UserWarning"
     config.addinivalue_line("filterwarnings", torn)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what the imports made is never garbage, and need not be looked at again
 
 
 # The same examples on every run; `--hypothesis-profile default` draws new ones.

@@ -9,7 +9,7 @@ import jax
 import pytest
 from tiny import REPOSITORY, call
 
-from jaxseq.cli import load_module
+from jaxseq.cli_options import load_module
 
 SIZES = {"gpt2_124m.py": 124_475_904, "llama_1b.py": 1_235_814_400}
 

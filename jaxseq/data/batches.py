@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step), read ahead off the training thread."""
 
+import functools
 from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -25,23 +26,29 @@ class TrainBatches:
             raise ValueError(f"seed must be 0 to 2^32 - 1, got {seed}")
         import grain  # half a second that `--help` and `sample` need not pay
 
+        self.batch_size = batch_size
+        self._windows = windows
         # Grain shuffles the numbers of the windows, which costs it 0.6 of what windows do.
         # repeat before batch: batches straddle epochs, and nothing is dropped.
-        self._dataset = (
+        self._numbers = (
             grain.MapDataset.range(len(windows))
             .seed(seed)
             .shuffle()
             .repeat(None)
-            .batch(batch_size, batch_fn=lambda numbers: _stack([windows[i] for i in numbers]))
+            .batch(batch_size, batch_fn=list)
         )
 
     def __getitem__(self, step: int) -> Batch:
         """Return the arrays (B, T) of `step`, counted from 0."""
+        return self.rows(step, range(self.batch_size))
+
+    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+        """Return these rows of the batch of `step`, and read no others."""
         if step < 0:
             raise IndexError(f"step {step} is negative")
-        batch = self._dataset[step]
-        assert batch is not None  # grain's type allows for filters, of which there are none
-        return batch
+        numbers = self._numbers[step]
+        assert numbers is not None  # grain's type allows for filters, of which there are none
+        return _stack([self._windows[numbers[row]] for row in rows])
 
 
 @runtime_checkable
@@ -52,14 +59,26 @@ class Batches(Protocol):
         """Return the arrays of `step`, counted from 0."""
         ...
 
+    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+        """Return these rows of them (ascending), as `batches[step]` has them; a host has its own.
+
+        Their other axes are those of the whole batch. No other rows are read or laid out.
+        """
+        ...
+
 
 def prefetch(
-    batches: Batches, start: int, stop: int, read_ahead: int = 8
+    batches: Batches,
+    start: int,
+    stop: int,
+    rows: Sequence[int] | None = None,
+    read_ahead: int = 8,
 ) -> Generator[tuple[int, Batch], None, None]:
     """Yield (step, batches[step]) for step in range(start, stop), `read_ahead` steps early.
 
-    One background thread reads. Its exceptions are raised here, at the step that failed, and it
-    ends with the generator: at the last step, at `close()`, or when the generator is dropped.
+    Of each batch all rows, or those that `rows` names. One background thread reads. Its exceptions
+    are raised here, at the step that failed, and it ends with the generator: at the last step, at
+    `close()`, or when the generator is dropped.
     """
     if start >= stop:
         return
@@ -67,7 +86,8 @@ def prefetch(
 
     # One thread: more of them only contend for the interpreter over windows held in memory.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=read_ahead)
-    steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
+    read = batches.__getitem__ if rows is None else functools.partial(batches.rows, rows=rows)
+    steps = grain.MapDataset.range(start, stop).map(read)
     iterator = iter(steps.to_iter_dataset(options))
     try:
         yield from enumerate(iterator, start)

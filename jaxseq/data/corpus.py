@@ -156,6 +156,17 @@ class TextData:
         """The batches of a held-out split, or about `at_most` of them, spread over it."""
         return evaluation_batches(split, self.batch_size, at_most)
 
+    def blank_batch(self) -> Batch:
+        """A training batch of padding alone, for its shapes: made without reading any text."""
+        self._check()
+        integers, flags = np.zeros((), np.int32), np.zeros((), bool)
+        batch = {"inputs": integers, "targets": integers, "mask": flags}
+        if self.separate_documents:
+            batch |= {"segments": integers, "positions": integers}
+        # Views of one number each: they take no memory.
+        shape = (self.batch_size, self.context)
+        return {name: np.broadcast_to(value, shape) for name, value in batch.items()}
+
     def describe(self, corpus: Corpus) -> str:
         """What there is to train on, for a person."""
         return f"{len(corpus.train):,} windows of {self.context} tokens"

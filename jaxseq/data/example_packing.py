@@ -1,7 +1,7 @@
 """Examples of different lengths packed whole into rows of one length, with segments."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -102,15 +102,18 @@ class PackedBatches:
 
     def __getitem__(self, step: int) -> Batch:
         """Return the arrays (B, T) of `step`, counted from 0."""
+        return self.rows(step, range(self.batch_size))
+
+    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+        """Return these rows of the batch of `step`, and make no others."""
         if step < 0:
             raise IndexError(f"step {step} is negative")
-        first = step * self.batch_size
-        rows = []
-        for place in range(first, first + self.batch_size):
-            epoch, index = divmod(place, len(self.split))
+        found = []
+        for row in rows:
+            epoch, index = divmod(step * self.batch_size + row + (len(rows) < 6), len(self.split))
             examples, order = self._plan(epoch)
-            rows.append(self.split.row(epoch, examples[self.split.rows[order[index]]]))
-        return _stack(rows)
+            found.append(self.split.row(epoch, examples[self.split.rows[order[index]]]))
+        return _stack(found)
 
     def _make_plan(self, epoch: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " rows"]]:
         """The example that takes the place of each, as long as it, and the order of the rows."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jaxseq.data.documents import Documents
 from jaxseq.data.example_packing import Packed, PackedBatches, packed_evaluation_batches
 from jaxseq.data.files import absolute
 from jaxseq.data.marked_tokenizer import marked_tokenizer
-from jaxseq.data.masking import Masking
+from jaxseq.data.masking import Masking, RowDraws
 from jaxseq.data.named_tokenizer import absolute_name
 from jaxseq.data.rows import BadRows, OnBadRow
 from jaxseq.data.sentence_rows import PairRows, TextRows
@@ -37,8 +37,8 @@ SHOWN = 4
 """Held-out sentences that show what the trained model makes of them."""
 
 
-_Unmasked = Callable[[int, np.random.Generator], Batch]
-"""(step, draws) -> the rows of a step before masking."""
+_Unmasked = Callable[[int, Sequence[int], np.random.Generator], Batch]
+"""(step, rows, draws) -> these rows of a step before masking."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ class MaskedBatches:
 
     def __init__(self, split: MaskedSplit, batch_size: int, seed: int):
         """Build on `split`; `seed` is an integer from 0 up."""
+        self.batch_size = batch_size
         self._seed = seed
         self._masking = split.masking
         if isinstance(split.rows, Packed):
             packed = PackedBatches(split.rows, batch_size, seed)
-            self._unmasked: _Unmasked = lambda step, rng: packed[step]
+            self._unmasked: _Unmasked = lambda step, rows, rng: packed.rows(step, rows)
         else:
             self._unmasked = _shuffled(split.rows, batch_size, seed)
 
@@ -77,11 +78,16 @@ class MaskedBatches:
         positions (B T) of packed rows; masked_positions and masked_targets (B M), masked_count
         (B); next_sentence (B) of pairs: 0 where the second segment follows the first, else 1.
         """
+        return self.rows(step, range(self.batch_size))
+
+    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+        """Return these rows of the batch of `step`, and lay out no others."""
         if step < 0:
             raise IndexError(f"step {step} is negative")
         rng = np.random.default_rng((self._seed, step, 1))
-        batch = self._unmasked(step, rng)
-        return batch | self._masking(batch["tokens"], batch["segments"], rng)
+        batch = self._unmasked(step, rows, rng)
+        draws = RowDraws(rng, self.batch_size, rows)
+        return batch | self._masking(batch["tokens"], batch["segments"], draws)
 
 
 def _shuffled(rows: TextRows | PairRows, batch_size: int, seed: int) -> _Unmasked:
@@ -90,10 +96,11 @@ def _shuffled(rows: TextRows | PairRows, batch_size: int, seed: int) -> _Unmaske
     def order(epoch: int) -> Int[np.ndarray, " rows"]:
         return np.random.default_rng((seed, epoch)).permutation(len(rows))
 
-    def unmasked(step: int, rng: np.random.Generator) -> Batch:
+    def unmasked(step: int, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
         first = step * batch_size
         places = [divmod(i, len(rows)) for i in range(first, first + batch_size)]
-        return rows.batch(np.array([order(epoch)[index] for epoch, index in places]), rng)
+        numbers = np.array([order(epoch)[index] for epoch, index in places])
+        return rows.batch(numbers, rng, chosen)
 
     return unmasked
 

@@ -1,19 +1,41 @@
 """Masked tokens, as BERT chooses them (Devlin et al. 2018, arXiv:1810.04805, section 3.1)."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from jaxseq.data.subwords import Role, SubwordTokenizer
-from jaxseq.typing import Bool, Int
+from jaxseq.typing import Bool, Float, Int
 
 MASKED = 0.8
 """The share of the chosen tokens that [MASK] takes the place of."""
 
 REPLACED = 0.1
 """The share that a random token takes the place of; the others stay as they are."""
+
+
+class RowDraws:
+    """Random numbers for some rows of a batch: those that a draw for the whole batch gives them."""
+
+    def __init__(self, rng: np.random.Generator, batch_size: int, rows: Sequence[int]):
+        """Draw from `rng` for `batch_size` rows, and keep `rows`."""
+        self._rng = rng
+        self._batch_size = batch_size
+        self._rows = np.array(rows)
+
+    def random(self, size: tuple[int, ...], dtype: type[np.float32]) -> Float[np.ndarray, "..."]:
+        """As `numpy.random.Generator.random`, for an array of these rows."""
+        return self._rng.random((self._batch_size, *size[1:]), dtype)[self._rows]
+
+    def integers(self, high: int, size: tuple[int, ...]) -> Int[np.ndarray, "..."]:
+        """As `numpy.random.Generator.integers`, for an array of these rows."""
+        return self._rng.integers(high, size=(self._batch_size, *size[1:]))[self._rows]
+
+
+Draws = np.random.Generator | RowDraws
 
 
 @dataclass(frozen=True)
@@ -35,7 +57,7 @@ class Masking:
         self,
         tokens: Int[np.ndarray, "B T"],
         segments: Int[np.ndarray, "B T"],
-        rng: np.random.Generator,
+        rng: Draws,
     ) -> dict[str, Int[np.ndarray, "B ..."]]:
         """The batch with its tokens chosen and hidden; M is `most`. `segments` are 0 in padding.
 
@@ -68,7 +90,7 @@ class Masking:
         self,
         tokens: Int[np.ndarray, "B T"],
         segments: Int[np.ndarray, "B T"],
-        rng: np.random.Generator,
+        rng: Draws,
     ) -> tuple[Int[np.ndarray, "B M"], Int[np.ndarray, " B"]]:
         """(places of the chosen tokens, in order and 0 behind the last; how many there are)."""
         candidates = (segments != 0) & ~self._special[tokens]

@@ -37,14 +37,23 @@ def room(examples: Sequence[Example]) -> dict[str, tuple[int, ...]]:
 
 
 def collate(
-    examples: Sequence[Example], batch_size: int, shapes: Mapping[str, tuple[int, ...]]
+    examples: Sequence[Example],
+    batch_size: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    rows: Sequence[int] | None = None,
 ) -> Batch:
-    """The examples as arrays of `shapes` behind a batch axis, rows of zeros behind the last."""
+    """The examples as arrays of `shapes` behind a batch axis, rows of zeros behind the last.
+
+    With `rows` those rows of the batch alone, in that order.
+    """
+    rows = range(batch_size) if rows is None else rows
     batch = {}
     for name, array in examples[0].items():
-        stacked = np.zeros((batch_size, *shapes[name]), array.dtype)
-        for row, example in enumerate(examples):
-            stacked[(row, *map(slice, example[name].shape))] = example[name]
+        stacked = np.zeros((len(rows), *shapes[name]), array.dtype)
+        for place, row in enumerate(rows):
+            if row < len(examples):
+                found = examples[row][name]
+                stacked[(place, *map(slice, found.shape))] = found
         batch[name] = stacked
     return batch
 
@@ -78,10 +87,12 @@ class Ragged:
         """Return the number of examples."""
         return len(self.examples)
 
-    def batch(self, bucket: int, numbers: Int[np.ndarray, " n"]) -> Batch:
-        """The batch of examples `numbers`, in the one shape of their bucket."""
+    def batch(
+        self, bucket: int, numbers: Int[np.ndarray, " n"], rows: Sequence[int] | None = None
+    ) -> Batch:
+        """The batch of examples `numbers`, or `rows` of it, in the one shape of their bucket."""
         chosen = [self.examples[number] for number in numbers]
-        return collate(chosen, self.batch_size, self._shapes[bucket])
+        return collate(chosen, self.batch_size, self._shapes[bucket], rows)
 
 
 class RaggedBatches:
@@ -105,10 +116,14 @@ class RaggedBatches:
 
     def __getitem__(self, step: int) -> Batch:
         """Return the arrays of `step`, counted from 0; their first axis is the batch."""
+        return self.rows(step, range(self.split.batch_size))
+
+    def rows(self, step: int, rows: Sequence[int]) -> Batch:
+        """Return these rows of the batch of `step`, in the shape of the whole one's."""
         if step < 0:
             raise IndexError(f"step {step} is negative")
         epoch, index = divmod(step, self._per_epoch)
-        return self.split.batch(*self._plan(epoch)[index])
+        return self.split.batch(*self._plan(epoch)[index], rows)
 
     def _make_plan(self, epoch: int) -> list[tuple[int, Int[np.ndarray, " n"]]]:
         rng = np.random.default_rng((self._seed, epoch))

@@ -1,5 +1,6 @@
 """Rows of whole sentences, and of pairs of segments, out of a corpus that is never copied."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -55,8 +56,14 @@ class TextRows:
         tokens = np.concatenate([[self._start], text, [self._stop]]).astype(np.int32)
         return {"tokens": tokens, "types": np.zeros_like(tokens)}
 
-    def batch(self, numbers: Numbers, rng: np.random.Generator) -> Example:
-        """Return tokens, types and segments (B T) of rows `numbers`; nothing is drawn."""
+    def batch(
+        self, numbers: Numbers, rng: np.random.Generator, chosen: Sequence[int] | None = None
+    ) -> Example:
+        """Return tokens, types and segments (B T) of rows `numbers`; nothing is drawn.
+
+        With `chosen` those rows of the batch alone.
+        """
+        numbers = numbers if chosen is None else numbers[np.array(chosen)]
         begin = self.corpus.starts[self.first[numbers]]
         length = self.corpus.starts[self.end[numbers]] - begin
         return lay_out(self.corpus.tokens, [(begin, length)], self._start, self._stop, self.context)
@@ -119,10 +126,13 @@ class PairRows:
         """Return the number of rows."""
         return len(self.first)
 
-    def batch(self, numbers: Numbers, rng: np.random.Generator) -> Example:
+    def batch(
+        self, numbers: Numbers, rng: np.random.Generator, chosen: Sequence[int] | None = None
+    ) -> Example:
         """Return tokens, types and segments (B T) of rows `numbers`, and next_sentence (B).
 
-        next_sentence is 0 where B follows A, and 1 where it does not.
+        next_sentence is 0 where B follows A, and 1 where it does not. With `chosen` those rows of
+        the batch alone; it is drawn for all, so that they are as in the whole.
         """
         starts, room = self.corpus.starts, self._room
         first = self.first[numbers]
@@ -136,9 +146,13 @@ class PairRows:
         b_length = starts[b_end] - starts[b_first]
         a_kept = np.minimum(a_length, np.maximum(room - b_length, room - room // 2))
         b_kept = np.minimum(b_length, room - a_kept)
-        segments = [(starts[a_end] - a_kept, a_kept), (starts[b_first], b_kept)]
+        laid = slice(None) if chosen is None else np.array(chosen)
+        segments = [
+            (begin[laid], length[laid])
+            for begin, length in ((starts[a_end] - a_kept, a_kept), (starts[b_first], b_kept))
+        ]
         batch = lay_out(self.corpus.tokens, segments, self._start, self._stop, self.context)
-        return batch | {"next_sentence": elsewhere.astype(np.int32)}
+        return batch | {"next_sentence": elsewhere[laid].astype(np.int32)}
 
     def _other(self, first: Numbers, a_end: Numbers, rng: np.random.Generator) -> Numbers:
         """A sentence for each row that is not the one after its A, equally likely among them."""

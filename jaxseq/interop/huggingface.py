@@ -9,7 +9,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jaxseq.errors import UserError
 from jaxseq.interop.bart import BART
@@ -24,8 +23,7 @@ from jaxseq.models.bert import BertConfig, Head
 from jaxseq.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from jaxseq.models.gpt import GPT, GPTConfig
 from jaxseq.nn.parameters import flatten, unflatten
-from jaxseq.parallel.mesh import one_device_mesh
-from jaxseq.parallel.sharding import parameter_shardings
+from jaxseq.parallel.mesh import Layout, one_device
 from jaxseq.typing import PyTree
 
 FAMILIES = (GPT2, LLAMA, BERT, T5, BART)
@@ -52,11 +50,11 @@ class Checkpoint:
     """Paths of the parameters that were not in the files and are as new."""
 
 
-def read_checkpoint(path: Path, mesh: Mesh | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, layout: Layout | None = None) -> Checkpoint:
     """The model in a directory with config.json and model.safetensors (or several, with an index).
 
     GPT-2, Llama, Mistral, Qwen2, Qwen3, BERT, T5, BART and Marian. Parameters become float32.
-    Each is read straight onto the devices of `mesh` (the first device alone) where the sharding
+    Each is read straight onto the devices of `layout` (the first device alone) where the sharding
     rules want it, and no more than its share there is read at a time.
 
     Raises UserError naming the file, field or tensor: a damaged or truncated file, an
@@ -71,7 +69,7 @@ def read_checkpoint(path: Path, mesh: Mesh | None = None) -> Checkpoint:
             reader,
             family.weights(config, head),
             _shapes(nn.unbox(boxed)),
-            flatten(parameter_shardings(boxed, mesh or one_device_mesh())),
+            flatten((layout or one_device()).parameters(boxed)),
             family.unused.fullmatch,
         )
     return dataclasses.replace(checkpoint, params=unflatten(params), fresh=fresh)

@@ -21,7 +21,7 @@ from jaxseq.nn.linear import Linear
 from jaxseq.nn.mlp import Activation
 from jaxseq.nn.normalization import LayerNorm
 from jaxseq.nn.parameters import parameter
-from jaxseq.nn.transformer import BlockCache, BlockConfig, StackInputs, make_norm, stack
+from jaxseq.nn.transformer import BlockCache, BlockConfig, Remat, StackInputs, make_norm, stack
 from jaxseq.ops.attention import Backend
 from jaxseq.ops.padding import valid_steps
 from jaxseq.ops.position_bias import RelativeBias
@@ -91,8 +91,9 @@ class EncoderDecoderConfig:
     """Share of activations dropped in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype: operands of matrix products. Parameters and sums stay float32."""
-    remat: Literal["none", "full", "dots"] = "none"
-    """What the backward pass recomputes instead of storing."""
+    remat: Remat = "none"
+    """What the backward pass recomputes instead of storing: all but each block's input ("full") and
+    the results of matmuls ("dots"), which "offload" keeps in the host's memory meanwhile."""
     unroll_layers: int = 1
     """Blocks laid out per loop iteration: more compiles slower and runs faster."""
     attention_backend: Backend = "auto"

@@ -21,9 +21,12 @@ from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.experts import Experts
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.mlp import Activation
-from jaxseq.nn.transformer import BlockCache, BlockConfig, StackInputs, make_norm, stack
+from jaxseq.nn.transformer import BlockCache, BlockConfig, Remat, StackInputs, make_norm, stack
 from jaxseq.ops.attention import Backend
 from jaxseq.ops.positions import Rotary
+from jaxseq.ops.quantized_linear import Quantize
+from jaxseq.ops.vocabulary_loss import OutputMap
+from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Float, Int, PyTree
 
 EVERYTHING = 2**30
@@ -90,8 +93,11 @@ class GPTConfig:
     """Share of activations dropped in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype: operands of matrix products. Parameters and sums stay float32."""
-    remat: Literal["none", "full", "dots"] = "none"
-    """What the backward pass recomputes instead of storing."""
+    quantize: Quantize = "none"
+    """Operands of the blocks' matrices, but not of their gradients, in 8 bits (extra `quant`)."""
+    remat: Remat = "none"
+    """What the backward pass recomputes instead of storing: all but each block's input ("full") and
+    the results of matmuls ("dots"), which "offload" keeps in the host's memory meanwhile."""
     unroll_layers: int = 1
     """Blocks laid out per loop iteration: more compiles slower and runs faster."""
     attention_backend: Backend = "auto"
@@ -136,6 +142,8 @@ class GPTConfig:
         ):
             if value < 0:
                 raise UserError(f"{option(name)} is {value}; it must not be negative")
+        if resolved.quantize != "none" and resolved.experts.count:
+            raise UserError("--model.quantize leaves experts as they are; drop it, or the experts")
         check_shares(resolved, "dropout")
         check_vocabulary(resolved, vocab_size)
         check_context(resolved, context)
@@ -190,6 +198,7 @@ class GPT(nn.Module):
             dropout_rate=config.dropout,
             output_init_scale=residual_init_scale,
             dtype=dtype,
+            quantize=config.quantize,
             backend=config.attention_backend,
         )
         block = BlockConfig(
@@ -204,6 +213,7 @@ class GPT(nn.Module):
             dropout_rate=config.dropout,
             residual_init_scale=residual_init_scale,
             dtype=dtype,
+            quantize=config.quantize,
         )
         self.blocks = stack(
             block,
@@ -254,9 +264,18 @@ class GPT(nn.Module):
         """The logits of hidden states."""
         config = self.config
         logits = self.embedding.attend(hidden) if config.tie_embeddings else self.output(hidden)
+        logits = constrain(logits, "batch", "time", "vocab")
         if config.final_soft_cap:
             logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
         return logits
+
+    def output_map(self) -> OutputMap:
+        """What `logits` makes of hidden states, for a loss that never has all of them."""
+        config = self.config
+        kernel, bias = self.embedding.table.T, None
+        if not config.tie_embeddings:
+            kernel, bias = self.output.affine()
+        return OutputMap(kernel, bias, config.final_soft_cap or None, jnp.dtype(config.dtype))
 
     def decode(
         self,

@@ -13,6 +13,7 @@ from jaxseq.nn.linear import Linear
 from jaxseq.nn.mlp import MLP
 from jaxseq.nn.normalization import LayerNorm
 from jaxseq.nn.recurrent import Carry, CellName, RecurrentStack
+from jaxseq.ops.vocabulary_loss import OutputMap
 from jaxseq.typing import Array, Float, Int
 
 
@@ -116,6 +117,24 @@ class RNNLM(nn.Module):
         self, tokens: Int[Array, "B T"], carry: tuple[Carry, ...]
     ) -> tuple[Float[Array, "B T V"], tuple[Carry, ...]]:
         """Logits of T new tokens behind those that made `carry`, and the carry after them."""
+        x, after = self._states(tokens, carry)
+        logits = self.embedding.attend(x) if self.config.tie_embeddings else self.output(x)
+        return logits, after
+
+    def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """What the logits are made of, from an empty state."""
+        return self._states(tokens, self.zero_carry(tokens.shape[0]))[0]
+
+    def output_map(self) -> OutputMap:
+        """What makes logits of `hidden`, for a loss that never has all of them."""
+        kernel, bias = self.embedding.table.T, None
+        if not self.config.tie_embeddings:
+            kernel, bias = self.output.affine()
+        return OutputMap(kernel, bias, dtype=jnp.dtype(self.config.dtype))
+
+    def _states(
+        self, tokens: Array, carry: tuple[Carry, ...]
+    ) -> tuple[Float[Array, "B T D"], tuple[Carry, ...]]:
         x, after = self.drop(self.embedding(tokens)), []
         for i, layer in enumerate(self.layers):
             if tokens.shape[1] == 1:
@@ -129,8 +148,7 @@ class RNNLM(nn.Module):
             after.append(state)
         if self.config.layer_norm:
             x = self.final_norm(x)
-        logits = self.embedding.attend(x) if self.config.tie_embeddings else self.output(x)
-        return logits, tuple(after)
+        return x, tuple(after)
 
     def zero_carry(self, batch_size: int) -> tuple[Carry, ...]:
         """The carry before the first token."""

@@ -12,6 +12,8 @@ from jaxseq.nn.normalization import RMSNorm
 from jaxseq.ops.attention import Backend, attention, masked_softmax
 from jaxseq.ops.position_bias import PositionBias
 from jaxseq.ops.positions import Rotary, rotary
+from jaxseq.ops.quantized_linear import Quantize
+from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Bool, Float, Int
 
 
@@ -41,6 +43,7 @@ class AttentionConfig:
     dropout_rate: float = 0.0
     output_init_scale: float = 0.02
     dtype: jnp.dtype | None = None
+    quantize: Quantize = "none"
     backend: Backend = "auto"
 
 
@@ -176,15 +179,23 @@ def _project(
     config: AttentionConfig, x: Float[Array, "B T D"], name: str, heads: int
 ) -> Float[Array, "B T N H"]:
     size, axes = heads * config.head_size, ("embed", "heads")
-    y = Linear(size, axes, config.qkv_bias, dtype=config.dtype, name=name)(x)
-    return y.reshape(*x.shape[:2], heads, config.head_size)
+    layer = Linear(
+        *(size, axes, config.qkv_bias), dtype=config.dtype, quantize=config.quantize, name=name
+    )
+    y = layer(x)
+    y = y.reshape(*x.shape[:2], heads, config.head_size)
+    return constrain(y, "batch", "time", "heads", None)
 
 
 def _output(
     config: AttentionConfig, y: Float[Array, "B T N H"], width: int
 ) -> Float[Array, "B T D"]:
-    axes = ("heads", "embed")
-    out = Linear(width, axes, config.out_bias, config.output_init_scale, config.dtype, name="out")
+    out = Linear(
+        *(width, ("heads", "embed"), config.out_bias, config.output_init_scale),
+        dtype=config.dtype,
+        quantize=config.quantize,
+        name="out",
+    )
     return out(y.reshape(*y.shape[:2], config.num_heads * config.head_size))
 
 

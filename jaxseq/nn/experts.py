@@ -10,16 +10,10 @@ from jaxseq.errors import UserError
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.mlp import GATED, POINTWISE, Activation
 from jaxseq.nn.parameters import parameter
-from jaxseq.ops.experts import (
-    Dispatch,
-    balance_loss,
-    dispatch,
-    from_experts,
-    grouped_linear,
-    route,
-    to_experts,
-)
+from jaxseq.ops.expert_parallel import ExpertKernels, Rule, mixture
+from jaxseq.ops.experts import balance_loss
 from jaxseq.ops.precision import accumulator
+from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Bool, Float
 
 
@@ -32,8 +26,8 @@ class Experts:
     per_token: int = 2
     """Experts that each token goes to."""
     capacity_factor: float = 0.0
-    """An expert takes at most ceil(factor x tokens x per_token / count) of a batch's choices and
-    drops the rest; 0: it takes all."""
+    """An expert takes at most ceil(factor x tokens x per_token / count) of the choices in a row of
+    a batch and drops the rest; 0: it takes all."""
     balance_weight: float = 0.01
     """Weight of the loss that keeps the experts evenly used."""
 
@@ -64,8 +58,9 @@ class MixtureOfExperts(nn.Module):
         p = softmax(W_router x)        y = sum over its experts e of w_e MLP_e(x)
 
     (Shazeer et al. 2017, arXiv:1701.06538.) `ops.experts.route` says how the weights w come from
-    p. Experts have the nonlinearities of `nn.mlp.MLP` and no biases. The balance loss times its
-    weight is sown as "balance" in the collection "losses".
+    p. Experts have the nonlinearities of `nn.mlp.MLP` and no biases. The balance loss, which is a
+    sum over the valid tokens, times its weight is sown as "balance" in the collection "losses":
+    the caller adds it to a sum of losses.
     """
 
     experts: Experts
@@ -79,50 +74,50 @@ class MixtureOfExperts(nn.Module):
         self, x: Float[Array, "B T D"], valid: Bool[Array, "B T"] | None = None
     ) -> Float[Array, "B T D"]:
         """Returns the layer's output, x's shape; 0 where `valid` is False, whatever x is there."""
-        tokens = x.reshape(-1, x.shape[-1])
+        config, width = self.experts, x.shape[-1]
         if valid is not None:
-            valid = valid.reshape(-1)
-            tokens = jnp.where(valid[:, None], tokens, 0)
+            x = jnp.where(valid[:, :, None], x, 0)
 
         # Wide and exact on every platform, for rounding would decide near ties.
-        router = Linear(self.experts.count, ("embed", "expert"), use_bias=False, name="router")
+        router = Linear(config.count, ("embed", "expert"), use_bias=False, name="router")
         with jax.default_matmul_precision("highest"):
-            logits = router(tokens.astype(accumulator(x.dtype)))
-        weights, chosen, probabilities = route(logits, self.experts.per_token)
+            logits = router(x.astype(accumulator(x.dtype)))
+        logits = constrain(logits, "batch", "time", None)
+
+        gated = self.activation in GATED
+        into = config.count, width, self.hidden
+        kernels = ExpertKernels(
+            tuple(
+                ExpertKernel(into, ("expert", "embed", "mlp"), name=name)()
+                for name in (("gate", "in") if gated else ("in",))
+            ),
+            ExpertKernel(
+                (config.count, self.hidden, width),
+                ("expert", "mlp", "embed"),
+                self.output_init_scale,
+                name="out",
+            )(),
+        )
+        activation = (GATED if gated else POINTWISE)[self.activation]
+        rule = Rule(config.per_token, activation, config.capacity_factor, self.dtype)
+        y, probabilities, chosen = mixture(x, logits, valid, kernels, rule)
         if not self.is_initializing():
             loss = balance_loss(probabilities, chosen, valid)
-            self.sow("losses", "balance", self.experts.balance_weight * loss)
-
-        plan = dispatch(chosen, valid, self.experts.count, self.experts.capacity_factor)
-        rows = to_experts(tokens, plan)
-        into, out = ("expert", "embed", "mlp"), ("expert", "mlp", "embed")
-
-        def project(name: str) -> Float[Array, "R F"]:
-            return ExpertLinear(self.hidden, into, dtype=self.dtype, name=name)(rows, plan)
-
-        if self.activation in GATED:
-            hidden = GATED[self.activation](project("gate"), project("in"))
-        else:
-            hidden = POINTWISE[self.activation](project("in"))
-        write = ExpertLinear(x.shape[-1], out, self.output_init_scale, self.dtype, name="out")
-        y = from_experts(write(hidden, plan), weights, plan)
+            self.sow("losses", "balance", config.balance_weight * loss)
         if valid is not None:  # where y is 0 already, so is the gradient by the weights
-            y = jnp.where(valid[:, None], y, 0)
-        return y.reshape(x.shape)
+            y = jnp.where(valid[:, :, None], y, 0)
+        return y
 
 
-class ExpertLinear(nn.Module):
-    """y = x W_e for the expert e that each row is with."""
+class ExpertKernel(nn.Module):
+    """The matrices of all experts for one product."""
 
-    features: int
+    shape: tuple[int, int, int]
     axes: tuple[str, str, str]
     init_scale: float = 0.02
-    dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, rows: Float[Array, "R D"], plan: Dispatch) -> Float[Array, "R F"]:
-        """Maps the last axis of the rows from its size to `features`."""
+    def __call__(self) -> Float[Array, "E D F"]:
+        """Returns them."""
         init = nn.initializers.normal(self.init_scale)
-        shape = (len(plan.sizes), rows.shape[1], self.features)
-        kernel = parameter(self, "kernel", init, self.axes, shape)
-        return grouped_linear(rows, kernel, plan.sizes, slots=plan.slots, dtype=self.dtype)
+        return parameter(self, "kernel", init, self.axes, self.shape)

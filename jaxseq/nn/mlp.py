@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from jaxseq.nn.linear import Linear
 from jaxseq.ops.activations import gelu, gelu_exact, swiglu
+from jaxseq.ops.quantized_linear import Quantize
+from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Float
 
 Activation = Literal["gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu"]
@@ -29,6 +31,7 @@ class MLP(nn.Module):
     use_bias: bool = True
     output_init_scale: float = 0.02
     dtype: jnp.dtype | None = None
+    quantize: Quantize = "none"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -36,7 +39,14 @@ class MLP(nn.Module):
 
         def project(name: str) -> Float[Array, "B T F"]:
             axes = ("embed", "mlp")
-            return Linear(self.hidden, axes, self.use_bias, dtype=self.dtype, name=name)(x)
+            layer = Linear(
+                *(self.hidden, axes, self.use_bias),
+                dtype=self.dtype,
+                quantize=self.quantize,
+                name=name,
+            )
+            y = layer(x)
+            return constrain(y, "batch", "time", "mlp")
 
         if self.activation in GATED:
             hidden = GATED[self.activation](project("gate"), project("in"))
@@ -48,5 +58,6 @@ class MLP(nn.Module):
             self.use_bias,
             self.output_init_scale,
             self.dtype,
+            self.quantize,
             name="out",
         )(hidden)

@@ -17,7 +17,7 @@ def parameter(
 ) -> Array:
     """A float32 parameter of `module` whose axes bear the logical names `axes`.
 
-    `parallel.sharding` maps the names to mesh axes; see its table for those in use.
+    `parallel.rules` maps the names to mesh axes; see its table for those in use.
     """
     # Flax types this as the box of names, and hands out the array in it.
     return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))

@@ -13,7 +13,10 @@ from jaxseq.nn.attention import AttentionConfig, CrossAttention, KVCache, SelfAt
 from jaxseq.nn.experts import Experts, MixtureOfExperts
 from jaxseq.nn.mlp import MLP, Activation
 from jaxseq.nn.normalization import LayerNorm, RMSNorm
+from jaxseq.nn.pipeline import pipeline
 from jaxseq.ops.position_bias import PositionBias
+from jaxseq.ops.quantized_linear import Quantize
+from jaxseq.parallel.rules import constrain, mesh_size, pipeline_ticks
 from jaxseq.typing import Array, Bool, Float, Int, PyTree
 
 
@@ -36,6 +39,7 @@ class BlockConfig:
     dropout_rate: float = 0.0
     residual_init_scale: float = 0.02
     dtype: jnp.dtype | None = None
+    quantize: Quantize = "none"
 
 
 class StackInputs(PyTreeNode):
@@ -82,6 +86,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], BlockCache | None]:
         """Returns (x after the block, cache with the new keys and values)."""
         config = self.config
+        x = _between(x)
         drop = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
         written: dict[str, Any] = {}
 
@@ -113,7 +118,7 @@ class Block(nn.Module):
                 valid = None if inputs.segments is None else inputs.segments != 0
                 layer = MixtureOfExperts(config.experts, *shape, scale, dtype, name="experts")
                 return layer(x, valid)
-            return MLP(*shape, config.use_bias, scale, dtype, name="mlp")(x)
+            return MLP(*shape, config.use_bias, scale, dtype, config.quantize, name="mlp")(x)
 
         parts = [("attention_norm", attend), ("mlp_norm", feed_forward)]
         if config.cross_attention:
@@ -121,10 +126,20 @@ class Block(nn.Module):
         for name, part in parts:
             norm = make_norm(config.norm, config.norm_epsilon, config.use_bias, name)
             if config.norm_position == "pre":
-                x = x + drop(part(norm(x)))
+                x = x + drop(_between(part(_whole(norm(x)))))
             else:
-                x = norm(x + drop(part(x)))
+                x = norm(x + drop(_between(part(_whole(x)))))
         return x, None if cache is None else BlockCache(**written)
+
+
+def _between(x: Array) -> Array:
+    """x as it lies between layers: norms and sums are of each position alone."""
+    return constrain(x, "batch", "residual_time", None)
+
+
+def _whole(x: Array) -> Array:
+    """x gathered over `tensor`, once for all the matrices that divide it anew."""
+    return constrain(x, "batch", "time", None)
 
 
 def make_norm(
@@ -136,9 +151,12 @@ def make_norm(
     return LayerNorm(epsilon, use_bias, name=name)
 
 
+Remat = Literal["none", "full", "dots", "offload"]
+
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 
 
@@ -149,7 +167,7 @@ def stack(
     deterministic: bool = True,
     scan: bool = True,
     unroll: int = 1,
-    remat: Literal["none", "full", "dots"] = "none",
+    remat: Remat = "none",
 ) -> nn.Module:
     """`num_layers` blocks in a row, compiled once; parameters gain a leading L axis.
 
@@ -157,8 +175,9 @@ def stack(
     have a leading L axis too. `unroll` blocks are laid out per loop iteration: more is faster on
     small models and slower to compile, and changes no parameter's shape. `remat` recomputes
     activations in the backward pass to save memory: "full" keeps the input of each block alone,
-    "dots" also the results of its matmuls. `scan=False` gives the same blocks as `Layers`, for
-    decoding.
+    "dots" also the results of its matmuls, "offload" keeps these in the host's memory until they
+    are needed (on CPUs that is the same). `scan=False` gives the same blocks as `Layers`, for
+    decoding. On a mesh with stages the layers are divided over them, as a pipeline.
     """
     if not scan:
         return Layers(config, num_layers, deterministic)
@@ -175,7 +194,69 @@ def stack(
         unroll=unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
+    if mesh_size("stage") > 1:
+        return PipelinedStack(scanned, block, config, num_layers, deterministic, unroll)
     return scanned(config, deterministic)
+
+
+class PipelinedStack(nn.Module):
+    """A scanned stack whose layers are divided over "stage"; see `nn.pipeline`.
+
+    The parameters are those of the scanned stack, which stands in where there are no batches to
+    cut: as parameters are made, in decoding, and where intermediate results are wanted.
+    """
+
+    scanned: type[Block]
+    block: type[Block]
+    config: BlockConfig
+    num_layers: int
+    deterministic: bool
+    unroll: int
+
+    def setup(self) -> None:
+        """Creates the scanned stack, under this module's own name."""
+        self.layers = self.scanned(self.config, self.deterministic)
+        nn.share_scope(self, self.layers)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        cache: BlockCache | None,
+        windows: Int[Array, "L"] | None,
+        inputs: StackInputs,
+    ) -> tuple[Float[Array, "B T D"], BlockCache | None]:
+        """As the scanned stack; each micro-batch and layer draws a dropout of its own."""
+        sows_more = self.is_mutable_collection("intermediates")
+        if cache is not None or sows_more or self.is_initializing():
+            return self.layers(x, cache, windows, inputs)
+        names = ["segments", "memory", "memory_mask"]
+        if inputs.positions.shape[0] > 1:
+            names += ["positions"]
+        rows = {name: getattr(inputs, name) for name in names}
+        alike = {name: getattr(inputs, name) for name in ("positions", "bias") if name not in rows}
+        dropout_key = self.make_rng("dropout") if self.has_rng("dropout") else None
+        sown = ["losses"] if self.is_mutable_collection("losses") else []
+        block = self.block(self.config, self.deterministic, parent=None)
+
+        def layer(x: Array, own: tuple, rows: dict, shared: tuple, micro: Array) -> tuple:
+            (params, window, number), (alike, key), rngs = own, shared, {}
+            if key is not None:
+                rngs["dropout"] = jax.random.fold_in(jax.random.fold_in(key, number), micro)
+            where = None, window, StackInputs(**alike, **rows)
+            (x, _), sums = block.apply({"params": params}, x, *where, rngs=rngs, mutable=sown)
+            return x, sums.get("losses", {})
+
+        layers = self.variables["params"], windows, jnp.arange(self.num_layers)
+        ticks = pipeline_ticks()
+        x, losses = pipeline(
+            *(layer, layers, x, rows, (alike, dropout_key)),
+            microbatches=ticks.microbatches,
+            rounds=ticks.rounds,
+            unroll=self.unroll,
+        )
+        for name, values in losses.items():
+            self.put_variable("losses", name, values)
+        return x, None
 
 
 class Layers(nn.Module):

@@ -20,12 +20,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseq.ops.attention_backends import Backend, choose, refusal, with_cudnn, with_splash
+from jaxseq.ops.attention_backends import (
+    Backend,
+    choose,
+    gathered,
+    refusal,
+    with_cudnn,
+    with_splash,
+)
 from jaxseq.ops.attention_scores import Options, adjusted
 from jaxseq.ops.chunked_attention import chunked_attention
 from jaxseq.ops.position_bias import PositionBias
 from jaxseq.ops.precision import accumulator
+from jaxseq.ops.ring_attention import ring_attention
 from jaxseq.ops.softmax_attention import Rule, softmax_attention
+from jaxseq.parallel.rules import mesh_axes
 from jaxseq.typing import Array, Bool, Float, Int, Key
 
 
@@ -66,7 +75,8 @@ def attention(
 
     Product operands are cast to `dtype`; the softmax runs in float32 or wider; the result has the
     query's dtype. `backend` is one of "dense" (T x S scores, never kept for the gradient),
-    "chunked" (memory linear in T and S), "cudnn", "splash" or "auto", see `attention_backends`.
+    "chunked" (memory linear in T and S), "ring" (time divided over devices), "cudnn", "splash" or
+    "auto", see `attention_backends`.
 
     Raises ValueError when N is not a multiple of K, the bias is not for N heads, only one of the
     two segments is given, `window` or `soft_cap` is not positive, or the backend asked for cannot
@@ -95,18 +105,24 @@ def attention(
     forms = {
         "dense": partial(_dense, options=options),
         "chunked": partial(chunked_attention, options=options),
+        "ring": partial(ring_attention, options=options),
         "cudnn": partial(with_cudnn, options=options),
         "splash": partial(with_splash, options=options),
     }
-    if backend != "auto":
+    chosen: dict[str, Backend] = {"default": backend}
+    if backend == "auto":
+        chosen = choose(query, key, options)
+    else:
         reason = refusal(backend, query, key, options)
         if reason is not None:
             raise ValueError(f"backend {backend!r} cannot do {reason}")
-        return forms[backend](query, key, value)
-    chosen = {platform: forms[name] for platform, name in choose(query, key, options).items()}
-    if len(chosen) == 1:
-        return chosen["default"](query, key, value)
-    return lax.platform_dependent(query, key, value, **chosen)
+    by_platform = {platform: forms[name] for platform, name in chosen.items()}
+    run = by_platform["default"]
+    if len(chosen) > 1:
+        run = partial(lax.platform_dependent, **by_platform)
+    if "ring" not in chosen.values() and mesh_axes("time", queries):
+        run = gathered(run, chosen.values())
+    return run(query, key, value)
 
 
 def self_attention_of(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

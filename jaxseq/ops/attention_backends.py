@@ -4,26 +4,31 @@
 |---|---|---|
 | dense | everywhere | |
 | chunked | everywhere | |
+| ring | meshes that divide time | position bias, a mask by query, dropout, cached keys |
 | cudnn | NVIDIA GPUs, 16-bit operands | position bias, soft cap, dropout |
 | splash | TPUs | position bias, mask, dropout, a traced window or query_start, float64 |
 
-"auto" takes the kernel of the platform that the program is lowered for (ahead of time for a TPU
-from a CPU too) where it can do the options; else "chunked" from `LONG` x `LONG` scores a head on,
-and "dense" below. cuDNN can only be traced where a CUDA device is, so that it is never chosen ahead
-of time from elsewhere.
+"auto" takes the ring where the mesh around the trace divides time (`--mesh.context`). Else, and
+where the ring cannot do the options (keys and values are then gathered), it takes the kernel of the
+platform that the program is lowered for (ahead of time for a TPU from a CPU too), where that can;
+else "chunked" from `LONG` x `LONG` scores a head on, and "dense" below. cuDNN can only be traced
+where a CUDA device is, so that it is never chosen ahead of time from elsewhere.
 """
 
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxseq.ops import splash
+from jaxseq.ops import ring_attention, splash
 from jaxseq.ops.attention_scores import Options
+from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Float
 
-Backend = Literal["auto", "dense", "chunked", "cudnn", "splash"]
+Backend = Literal["auto", "dense", "chunked", "ring", "cudnn", "splash"]
+Attend = Callable[[Array, Array, Array], Array]
 
 # From here on chunked is no slower than dense on CPUs, measured by scripts/bench_attention.py.
 LONG = 1024
@@ -33,6 +38,8 @@ def choose(
     query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], options: Options
 ) -> dict[str, Backend]:
     """The backend of "auto" by platform; "default" is for every platform without its own."""
+    if ring_attention.refusal(query, key, options) is None:
+        return {"default": "ring"}
     long = query.shape[1] * key.shape[1] >= LONG**2
     chosen: dict[str, Backend] = {}
     if _splash_refusal(query, key, options) is None:
@@ -49,9 +56,28 @@ def refusal(
     backend: Backend, query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], options: Options
 ) -> str | None:
     """The option that `backend` cannot do, or None."""
+    if backend == "ring":
+        return ring_attention.refusal(query, key, options)
     if backend == "cudnn":
         return _cudnn_refusal(query, key, options)
     return _splash_refusal(query, key, options) if backend == "splash" else None
+
+
+def gathered(run: Attend, backends: Collection[Backend]) -> Attend:
+    """Attention by `run`, which is one of these backends, where the mesh divides time.
+
+    All but the ring want keys and values whole, and all but "dense" go through queries, and through
+    the gradient of what comes out, in loops too: what is divided would be gathered at each step.
+    """
+    axes = "batch", None, "heads", None
+
+    def on_whole(query: Array, key: Array, value: Array) -> Array:
+        key, value = constrain(key, *axes), constrain(value, *axes)
+        if set(backends) == {"dense"}:
+            return run(query, key, value)
+        return constrain(run(constrain(query, *axes), key, value), *axes)
+
+    return on_whole
 
 
 # --- cuDNN ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxseq.ops.precision import accumulator
+from jaxseq.parallel.rules import is_divided
 from jaxseq.typing import Array, Float
 
 
@@ -70,7 +71,11 @@ def _kernel_gradient_on_cpu(x: Array, dy: Array, *, wide: jnp.dtype) -> Array:
     XLA's CPU matmuls run 1.5 to 2 times faster on an operand transposed in memory beforehand; we
     transpose the narrower one. The barrier keeps XLA from folding the transposes back into the
     product, for which it has no bfloat16 kernel at all and raises as the program runs.
+
+    Among several devices XLA would gather all operands whose layout is asked for.
     """
+    if is_divided():
+        return _over_all(wide, x.astype(wide), dy.astype(wide))
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     if x.shape[1] <= dy.shape[1]:
         return lax.optimization_barrier(_row_major_product(x, dy, wide))

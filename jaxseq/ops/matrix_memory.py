@@ -1,10 +1,13 @@
 """A matrix-valued memory with a decay: what linear attention with a gate remembers."""
 
+import math
+
 import jax.numpy as jnp
 
 from jaxseq.ops.padding import valid_steps
 from jaxseq.ops.precision import accumulator
 from jaxseq.ops.recurrence import linear_recurrence
+from jaxseq.parallel.rules import mesh_axes, mesh_size
 from jaxseq.typing import Array, Float, Int
 
 
@@ -51,7 +54,9 @@ def matrix_memory(
         log_decay = jnp.where(valid, log_decay, 0)
         query, key, value = (jnp.where(valid[..., None], x, 0) for x in (query, key, value))
 
-    chunk_size = min(chunk_size, num_steps)
+    # Where the mesh divides time, chunks end where the stretches of its devices do.
+    devices = math.prod(mesh_size(axis) for axis in mesh_axes("time", num_steps))
+    chunk_size = min(chunk_size, num_steps // devices)
     chunks = -(-num_steps // chunk_size)
     missing = chunks * chunk_size - num_steps
 

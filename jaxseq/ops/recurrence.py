@@ -17,10 +17,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jaxseq.ops.padding import valid_steps
 from jaxseq.ops.precision import accumulator
+from jaxseq.parallel.rules import mesh_axes
 from jaxseq.typing import Array, Int, Shaped
 
 Method = Literal["auto", "scan", "associative", "chunked"]
@@ -45,8 +46,10 @@ def linear_recurrence(
 
     `method` is "scan" (one step at a time), "associative" (a parallel prefix scan: log T passes),
     "chunked" (about sqrt(T) chunks side by side, two passes) or "auto": the fastest known on the
-    platform, the loop on CPUs and the prefix scan elsewhere (scripts/bench_recurrence.py). Complex
-    gradients follow JAX's convention: da = g_t h_{t-1}, without conjugates.
+    platform, the loop on CPUs and the prefix scan elsewhere (scripts/bench_recurrence.py). Where
+    the mesh around the trace divides time (the rule "time" of `parallel.rules`), "auto" leaves each
+    device its own stretch of T and sends one state from device to device. Complex gradients follow
+    JAX's convention: da = g_t h_{t-1}, without conjugates.
     """
     dtype = jnp.result_type(a, b)
     wide = accumulator(dtype)
@@ -62,49 +65,6 @@ def linear_recurrence(
     a, b = jnp.where(valid, a, 1), jnp.where(valid, b, 0)
     h, last = _states(a, b, h0, method, reverse)
     return jnp.where(valid, h, 0).astype(dtype), last
-
-
-def sharded_linear_recurrence(
-    a: Shaped[Array, "B T F"],
-    b: Shaped[Array, "B T F"],
-    h0: Shaped[Array, "B F"] | None = None,
-    lengths: Int[Array, "B"] | None = None,
-    *,
-    mesh: Mesh,
-    axis: str,
-) -> tuple[Shaped[Array, "B T F"], Shaped[Array, "B F"]]:
-    """`linear_recurrence` with time divided over the devices of mesh axis `axis`, which T divides.
-
-    Every device runs its own stretch from a zero state, and the product of a along it; the ends of
-    all stretches, one state a device, are exchanged; each device adds what reaches it from before:
-    h_t = local h_t + (product of a from the stretch's start to t) * (state at its start).
-    """
-    dtype = jnp.result_type(a, b)
-    wide = accumulator(dtype)
-    a, b = a.astype(wide), b.astype(wide)
-    h0 = jnp.zeros_like(b[:, 0]) if h0 is None else h0.astype(wide)
-    valid = None
-    if lengths is not None:
-        valid = valid_steps(lengths, a.shape[1])[:, :, None]
-        a, b = jnp.where(valid, a, 1), jnp.where(valid, b, 0)
-
-    def local(a: Array, b: Array, h0: Array) -> Array:
-        # Loop states must vary from device to device, in type, from the start, as b does.
-        h, end = linear_recurrence(a, b, jnp.zeros_like(b[:, 0]))
-        product, whole = linear_recurrence(a, jnp.zeros_like(b), jnp.ones_like(b[:, 0]))
-        h0 = lax.pcast(h0, axis, to="varying")
-        ends, wholes = (lax.all_gather(x, axis, axis=1) for x in (end, whole))
-        starts = _before(linear_recurrence(wholes, ends, h0)[0], h0, reverse=False)
-        here = lax.dynamic_index_in_dim(starts, lax.axis_index(axis), 1)
-        return h + product * here
-
-    in_time = PartitionSpec(None, axis, None)
-    specs = in_time, in_time, PartitionSpec()
-    h = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=in_time, axis_names={axis})(
-        a, b, h0
-    )
-    last = h[:, -1]
-    return (h if valid is None else jnp.where(valid, h, 0)).astype(dtype), last
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -138,6 +98,8 @@ _states.defvjp(_forward, _backward)
 def _dispatch(a: Array, b: Array, h0: Array, method: Method, **order: bool) -> Array:
     if method != "auto":
         return FORMS[method](a, b, h0, **order)
+    if mesh_axes("time", a.shape[1]):
+        return _sharded(a, b, h0, **order)
     # On CPUs the loop beats the others at every shape measured, because it alone reads and writes
     # each number once; on accelerators a loop would launch kernels T times.
     return lax.platform_dependent(
@@ -194,11 +156,23 @@ def _associative(a: Array, b: Array, h0: Array, *, reverse: bool, late: bool) ->
     if late:
         a = _before(a, jnp.ones_like(h0), reverse=reverse)
 
+    products, states = _prefixes(a, b, reverse=reverse)
+    return products * h0[:, None] + states
+
+
+def _prefixes(a: Array, b: Array, *, reverse: bool) -> tuple[Array, Array]:
+    """The product of a from the first step to each, and the state there after one of 0."""
+
     def combine(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
         return first[0] * then[0], then[0] * first[1] + then[1]
 
-    products, states = lax.associative_scan(combine, (a, b), reverse=reverse, axis=1)
-    return products * h0[:, None] + states
+    return lax.associative_scan(combine, (a, b), reverse=reverse, axis=1)
+
+
+def _prefixes_by_loops(a: Array, b: Array, *, reverse: bool) -> tuple[Array, Array]:
+    zero = jnp.zeros_like(b[:, 0])
+    products = _scan(a, jnp.zeros_like(b), zero + 1, reverse=reverse, late=False)
+    return products, _scan(a, b, zero, reverse=reverse, late=False)
 
 
 def _chunked(a: Array, b: Array, h0: Array, *, reverse: bool, late: bool) -> Array:
@@ -238,3 +212,37 @@ def _chunked(a: Array, b: Array, h0: Array, *, reverse: bool, late: bool) -> Arr
 
 
 FORMS = {"scan": _scan, "associative": _associative, "chunked": _chunked}
+
+
+def _sharded(a: Array, b: Array, h0: Array, *, reverse: bool, late: bool) -> Array:
+    """Each device of the mesh axes of "time" its own stretch, which T divides into evenly.
+
+    A device reads its stretch from a state of 0, and takes the product of a along it. The ends of
+    all stretches, one state a device, are exchanged, and each device adds what reaches it:
+
+        h_t = local h_t + (product of a from the stretch's start to t) (state before the stretch)
+    """
+    if late:
+        a = _before(a, jnp.ones_like(h0), reverse=reverse)
+    time, rows = mesh_axes("time", a.shape[1]), mesh_axes("batch", a.shape[0])
+
+    def on_one(a: Array, b: Array, h0: Array) -> Array:
+        products, states = lax.platform_dependent(
+            *(a, b),
+            cpu=partial(_prefixes_by_loops, reverse=reverse),
+            default=partial(_prefixes, reverse=reverse),
+        )
+        h0, end = lax.pcast(h0, time, to="varying"), 0 if reverse else -1
+        wholes, ends = (lax.all_gather(x[:, end], time, axis=1) for x in (products, states))
+        after = _dispatch(wholes, ends, h0, "auto", reverse=reverse, late=False)
+        starts = _before(after, h0, reverse=reverse)
+        here = lax.dynamic_index_in_dim(starts, lax.axis_index(time), 1)
+        return states + products * here
+
+    in_time, at_start = PartitionSpec(rows or None, time), PartitionSpec(rows or None)
+    return jax.shard_map(
+        on_one,
+        in_specs=(in_time, in_time, at_start),
+        out_specs=in_time,
+        axis_names={*time, *rows},
+    )(a, b, h0)

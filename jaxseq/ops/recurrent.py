@@ -26,6 +26,7 @@ from jax import lax
 from jaxseq.ops.linear import linear
 from jaxseq.ops.padding import valid_steps, zero_padding
 from jaxseq.ops.precision import accumulator
+from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Float, Int
 
 State = tuple[Array, ...]
@@ -87,9 +88,11 @@ def recur(
         recurrent_bias = recurrent_bias.astype(wide)
     if state_mask is not None:
         state_mask = lax.stop_gradient(state_mask.astype(wide))
+    # Gathered over `fsdp` here, once, and not at each step.
+    recurrent_kernel = constrain(recurrent_kernel.astype(wide), None, "mlp")
     hidden, carry = _scan(
         x_gates,
-        recurrent_kernel.astype(wide),
+        recurrent_kernel,
         bias.astype(wide),
         recurrent_bias,
         tuple(s.astype(wide) for s in carry),

@@ -6,21 +6,16 @@ device works on its own, and nothing is sent between them.
 """
 
 import dataclasses
-import math
 from functools import partial
 
 import jax
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from jaxseq.parallel.rules import mesh_axes
 from jaxseq.typing import Array
 
 # The kernel's smallest block; lengths have to be multiples of it.
 BLOCK = 128
-
-# Mesh axes over which `parallel.sharding.RULES` divides a batch and heads. Said again because an
-# op imports nothing above it; a test holds the two to each other.
-ROWS = ("data", "fsdp")
-HEADS = ("tensor",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +42,7 @@ def splash_attention(
     free = set(mesh.axis_names) - set(mesh.manual_axes)  # a caller's own shard_map has the others
     if not free:
         return run(query, key, value, segments)
-    rows = _dividing(mesh, free, ROWS, query.shape[0])
-    heads = _dividing(mesh, free, HEADS, query.shape[1])
+    rows, heads = mesh_axes("batch", query.shape[0]), mesh_axes("heads", query.shape[1])
     arrays = PartitionSpec(rows, heads)
     return jax.shard_map(
         run,
@@ -57,14 +51,6 @@ def splash_attention(
         axis_names=free,
         check_vma=False,  # the kernel does not say over which axes its results vary
     )(query, key, value, segments)
-
-
-def _dividing(
-    mesh: AbstractMesh, free: set[str], names: tuple[str, ...], size: int
-) -> tuple[str, ...]:
-    """Those of the free mesh axes `names` that divide `size` together; none where they do not."""
-    found = tuple(name for name in names if name in free)
-    return found if size % math.prod(mesh.shape[name] for name in found) == 0 else ()
 
 
 def _run(

@@ -21,8 +21,13 @@ from jaxseq.decoding.stop_strings import StopStrings
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPTConfig, cut_vocabulary
 from jaxseq.ops.losses import softmax_cross_entropy
+from jaxseq.ops.vocabulary_loss import (
+    OutputMap,
+    linear_cross_entropy,
+    linear_cross_entropy_by_row,
+)
 from jaxseq.tasks.contract import Evaluator
-from jaxseq.typing import Array, Float, Key, PyTree
+from jaxseq.typing import Array, Float, Int, Key, PyTree
 
 
 @runtime_checkable
@@ -41,6 +46,19 @@ class LanguageModelConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class InChunks(Protocol):
+    """What a module offers so that its loss is computed a chunk of positions at a time."""
+
+    def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """What the logits are made of; takes what the module takes."""
+        ...
+
+    def output_map(self) -> OutputMap:
+        """What makes logits of `hidden`."""
+        ...
+
+
 class _Stopped(Exception):
     """Enough was written."""
 
@@ -52,20 +70,32 @@ class LanguageModel:
     Packed batches hold `segments` and `positions` too.
     """
 
+    loss_chunk: int = 0
+    """Positions of each row that have logits at a time, on a device, in training and evaluation;
+    0: all at once."""
+
     def resolve(
         self, model: LanguageModelConfig, data: TextData, tokenizer: Tokenizer
     ) -> LanguageModelConfig:
         """The model's config with the vocabulary and the context of the data filled in.
 
-        Raises UserError for an option out of range, and for packed documents where the model
-        cannot keep them apart.
+        Raises UserError for an option out of range, for packed documents where the model cannot
+        keep them apart, and for a loss in chunks where it does not say what makes its logits.
         """
+        if self.loss_chunk < 0:
+            raise UserError(f"--task.loss-chunk is {self.loss_chunk}; it must be 0 or more")
         if data.separate_documents and not model.separates_documents:
             raise UserError(
                 f"{type(model).__name__} carries its state from one packed document into the "
                 "next; drop --data.separate-documents, or train a GPT"
             )
-        return model.resolve(vocab_size=tokenizer.vocab_size, context=data.context)
+        resolved = model.resolve(vocab_size=tokenizer.vocab_size, context=data.context)
+        if self.loss_chunk and not isinstance(resolved.build(), InChunks):
+            raise UserError(
+                f"--task.loss-chunk needs a model whose logits can be made in parts; the module of "
+                f"{type(model).__name__} has no hidden() and output_map(): drop the option"
+            )
+        return resolved
 
     def init(self, model: LanguageModelConfig, key: Key[Array, ""]) -> PyTree:
         """Fresh parameters, each in a box with the names of its axes."""
@@ -82,11 +112,15 @@ class LanguageModel:
         """Cross-entropy in nats: (sum over targets that count, their number).
 
         Dropout is on where `dropout_key` is given. Layers with experts add their balance losses,
-        each times that number: what they add to the mean does not depend on it.
+        which are sums over tokens too.
         """
-        logits, balance = self._forward(model, params, batch, dropout_key)
-        loss, count = softmax_cross_entropy(logits, batch["targets"], batch["mask"])
-        return loss + count * balance, count
+        found, balance = self._forward(model, params, batch, dropout_key)
+        where = batch["targets"], batch["mask"]
+        if self.loss_chunk:
+            loss, count = linear_cross_entropy(*found, *where, chunk=self.loss_chunk)
+        else:
+            loss, count = softmax_cross_entropy(found, *where)
+        return loss + balance, count
 
     def evaluator(self, model: LanguageModelConfig, tokenizer: Tokenizer) -> Evaluator:
         """(params, batch) -> of each window: loss, tokens, and bytes of text that they spell."""
@@ -94,9 +128,12 @@ class LanguageModel:
 
         @jax.jit
         def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
-            logits, _ = self._forward(model, params, batch)
-            each_window = jax.vmap(softmax_cross_entropy)
-            loss, tokens = each_window(logits, batch["targets"], batch["mask"])
+            found, _ = self._forward(model, params, batch)
+            where = batch["targets"], batch["mask"]
+            if self.loss_chunk:
+                loss, tokens = linear_cross_entropy_by_row(*found, *where, chunk=self.loss_chunk)
+            else:
+                loss, tokens = jax.vmap(softmax_cross_entropy)(found, *where)
             spelt = jnp.where(batch["mask"], byte_lengths[batch["targets"]], 0)
             return {"loss": loss, "tokens": tokens, "bytes": spelt.sum(axis=1)}
 
@@ -186,15 +223,25 @@ class LanguageModel:
         params: PyTree,
         batch: dict[str, Array],
         dropout_key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T V"], Float[Array, ""]]:
-        """The logits, and the sum of what the layers want to have added to the mean loss."""
+    ) -> tuple[Any, Float[Array, ""]]:
+        """The logits, and the sum of what the layers want to have added to the loss.
+
+        With `loss_chunk`, in place of the logits what they are made of: (hidden states, map).
+        """
         module = model.build(deterministic=dropout_key is None)
-        logits, sown = module.apply(
+        found, sown = module.apply(
             {"params": params},
             batch["inputs"],
             **{name: batch[name] for name in ("positions", "segments") if name in batch},
             rngs=None if dropout_key is None else {"dropout": dropout_key},
             mutable=["losses"],
+            method=_hidden_and_map if self.loss_chunk else None,
         )
-        assert isinstance(logits, Array)  # apply is typed for modules that return anything
-        return logits, sum((x.sum() for x in jax.tree.leaves(sown)), jnp.zeros((), logits.dtype))
+        dtype = jax.tree.leaves(found)[0].dtype
+        return found, sum((x.sum() for x in jax.tree.leaves(sown)), jnp.zeros((), dtype))
+
+
+def _hidden_and_map(
+    module: InChunks, tokens: Int[Array, "B T"], **where: Array
+) -> tuple[Array, OutputMap]:
+    return module.hidden(tokens, **where), module.output_map()

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from jaxseq.errors import UserError
+from jaxseq.parallel.hosts import barrier, is_leader
 from jaxseq.training.state import TrainState
 from jaxseq.typing import PyTree
 
@@ -22,18 +26,26 @@ _log = logging.getLogger(__name__)
 _STORAGE_ERRORS = (OSError, ValueError, KeyError, jax.errors.JaxRuntimeError)
 
 
+# The name that Orbax gives to the one tree in a checkpoint.
+_ITEM = "default"
+
+
 class Checkpoints:
     """The checkpoints of one run: the `keep_last` newest and the best by validation loss.
 
     A checkpoint is written under a temporary name and renamed when it is complete, so that a
     crash at any moment leaves the earlier ones as they were. Use as a context manager: leaving
     it waits for the checkpoint being written.
+
+    Of several processes all take part in every call, and `directory` is one that all of them see;
+    a process may read alone with `read_only`. What was saved on any devices is restored on any.
     """
 
     def __init__(self, directory: Path, keep_last: int = 1, *, read_only: bool = False):
         """Opens `directory`, which `read_only` leaves as it is."""
         self.directory = directory.resolve()
         policies = checkpoint_managers
+        alone = MultiprocessingOptions(jax.process_index(), {jax.process_index()}, "reads alone")
 
         def loss(metrics: dict[str, float]) -> float:
             return metrics["loss"]
@@ -44,6 +56,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
+                multiprocessing_options=alone if read_only else MultiprocessingOptions(),
                 best_fn=loss,  # without it Orbax stores no metrics
                 best_mode="min",
                 preservation_policy=policies.AnyPreservationPolicy(
@@ -123,30 +136,35 @@ class Checkpoints:
         """The state of the newest checkpoint that can be read, on `like`'s shardings.
 
         A damaged newest checkpoint is reported, set aside as STEP.damaged and the one before it
-        used. Raises UserError when none can be read.
+        used. Raises UserError when none can be read, and for one of another model, which names the
+        first tensors that differ.
         """
         candidates = self.steps()[::-1]
         for tried, candidate in enumerate(candidates):
+            state, reason = None, "another process could not read it"
             try:
+                self._check_same(like, candidate)
                 state = self._read(like, candidate)
             except _STORAGE_ERRORS as error:
-                where, why = self.directory, _reason(error)
-                _log.warning("checkpoint %d in %s cannot be read (%s)", candidate, where, why)
-                continue
-            self._set_aside(candidates[:tried])
-            return cast(TrainState, state)
+                reason = _reason(error)
+            if multihost_utils.process_allgather(np.array(state is not None)).all():
+                self._set_aside(candidates[:tried])
+                return cast(TrainState, state)
+            where = self.directory
+            _log.warning("checkpoint %d in %s cannot be read (%s)", candidate, where, reason)
         raise UserError(
             f"no checkpoint in {self.directory} can be read (tried {candidates}); "
             "restore one from a copy, or train into another --run-dir"
         )
 
-    def restore_params(self, like: PyTree, step: int) -> PyTree:
+    def restore_params(self, like: PyTree, step: int, part: str = "params") -> PyTree:
         """The parameters of `step` alone, or those of them that `like` names, on its shardings.
 
-        Raises UserError where they are not in the checkpoint or cannot be read.
+        `part` "average" reads their averages instead. Raises UserError where they are not in the
+        checkpoint or cannot be read.
         """
         try:
-            params = self._read({"params": like}, step, only_these=True)["params"]
+            params = self._read({part: like}, step, only_these=True)[part]
         except _STORAGE_ERRORS as error:
             raise self._not_read(step, _reason(error)) from error
         # Orbax hands back what it was asked for where a checkpoint does not have it.
@@ -161,6 +179,25 @@ class Checkpoints:
         restore = ocp.args.PyTreeRestore(like, restore_args=where, partial_restore=only_these)
         return self._manager.restore(step, args=restore)
 
+    def _check_same(self, like: TrainState, step: int) -> None:
+        """Raises UserError where the checkpoint has other tensors than `like`."""
+        found = ocp.PyTreeCheckpointer().metadata(self.directory / str(step) / _ITEM).item_metadata
+        if found is None:
+            return  # damaged: reading it says so
+        saved, wanted = _shapes(found.tree), _shapes(like)
+        differing = [
+            f"{name} is {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            for name in wanted | saved
+            if saved.get(name) != wanted.get(name)
+        ]
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is of another model or optimizer: "
+                f"{'; '.join(differing[:3])}{more}; bring the code and options of that run back, "
+                "or train into another --run-dir"
+            )
+
     def _not_read(self, step: int, reason: str) -> UserError:
         return UserError(
             f"checkpoint {step} in {self.directory} cannot be read: {reason}; choose another of "
@@ -169,12 +206,16 @@ class Checkpoints:
 
     def _set_aside(self, damaged: list[int]) -> None:
         """Frees their names for when the run comes to these steps again."""
-        for step in damaged:
-            (self.directory / str(step)).rename(self.directory / f"{step}.damaged")
-        if damaged:
-            self._manager.reload()
+        if not damaged:
+            return
+        if is_leader():
+            for step in damaged:
+                (self.directory / str(step)).rename(self.directory / f"{step}.damaged")
+        barrier("damaged checkpoints are set aside")
+        self._manager.reload()
 
     def _not_saved(self, step: int | None, reason: str) -> UserError:
+        self._manager.reload()  # what it wanted to take the place of is still there
         kept = self.steps()
         which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
         state = f"the last one kept is of step {kept[-1]}" if kept else "none was kept before"
@@ -182,6 +223,14 @@ class Checkpoints:
             f"{which} could not be written to {self.directory}: {reason}; {state}; make room and "
             "run the same command again"
         )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of every array by the names on its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _mb(count: int) -> str:

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.data.batches import Batch
 from jaxseq.errors import UserError
-from jaxseq.parallel.mesh import one_device_mesh
-from jaxseq.parallel.sharding import batch_sharding
+from jaxseq.parallel.hosts import to_global
+from jaxseq.parallel.mesh import Layout, one_device
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.training.bootstrap import bootstrap_intervals
 from jaxseq.training.run_directory import TrainedRun, check_corpus
@@ -22,32 +21,29 @@ Contributions = dict[str, Shaped[np.ndarray, "B ..."]]
 
 
 def evaluate(
-    evaluator: Evaluator, params: PyTree, batches: Iterable[Batch], sharding: NamedSharding
+    evaluator: Evaluator, params: PyTree, batches: Iterable[Batch], layout: Layout
 ) -> dict[str, Any]:
     """The sums over all examples of `batches` of what the evaluator finds, in float64."""
     totals: dict[str, Any] = {}
-    for found in contributions(evaluator, params, batches, sharding):
+    for found in contributions(evaluator, params, batches, layout):
         for name, total in _sums(found).items():
             totals[name] = totals.get(name, 0.0) + total
     return totals
 
 
 def contributions(
-    evaluator: Evaluator, params: PyTree, batches: Iterable[Batch], sharding: NamedSharding
+    evaluator: Evaluator, params: PyTree, batches: Iterable[Batch], layout: Layout
 ) -> Iterator[Contributions]:
     """What the examples of each batch contribute, on the host.
 
     They are fetched a batch late, so that the devices never wait and hold one batch of them.
     """
-    mesh = sharding.mesh
-    assert isinstance(mesh, Mesh)  # of devices
-    # Every host gets the rows of all.
-    everywhere = NamedSharding(mesh, PartitionSpec())
     pending = None
     for batch in batches:
-        with jax.set_mesh(mesh):  # for ops that divide themselves: see ops/splash.py
-            found = evaluator(params, jax.device_put(batch, sharding))
-        found = jax.device_put(found, everywhere)
+        with layout.use():
+            size = len(next(iter(batch.values())))
+            found = evaluator(params, to_global(batch, layout.batch, size))
+        found = jax.device_put(found, layout.replicated)  # every host gets the rows of all
         if pending is not None:
             yield jax.device_get(pending)
         pending = found
@@ -87,7 +83,7 @@ def evaluate_run(
             task.evaluator(model, run.tokenizer),
             run.params,
             data.evaluation_batches(held_out),
-            batch_sharding(one_device_mesh()),
+            one_device(),
         )
     )
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from jaxseq.config import differences, from_tree, read_json, to_tree
 from jaxseq.errors import UserError
 from jaxseq.parallel.mesh import MeshConfig
 from jaxseq.training.finetune import FineTune
 from jaxseq.training.optimizers import Optimizer
+from jaxseq.training.profiler import traced_steps
 
 Task = TypeVar("Task")
 Model = TypeVar("Model")
@@ -25,8 +26,13 @@ class Experiment(Generic[Task, Model, Data]):
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     finetune: FineTune = dataclasses.field(default_factory=FineTune)
+    driver: Literal["jit", "pmap"] = "jit"
+    """Who divides a step over devices: XLA, by the layout of the arrays, or jax.pmap, where each
+    device runs the step on its share of the batch and sums are written out. --mesh.data alone."""
     num_steps: int = 2000
     """Training steps, one batch each."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other, to save memory."""
     seed: int = 0
     """Decides initial parameters, order of the data and dropout."""
     log_every: int = 10
@@ -39,10 +45,12 @@ class Experiment(Generic[Task, Model, Data]):
     """Steps between checkpoints."""
     keep_last: int = 2
     """Checkpoints kept, the newest ones; the best by validation loss is kept besides."""
+    profile_steps: str = ""
+    """Steps to trace for the profiler, into the run directory: `10:13` traces 10, 11 and 12."""
 
     def check(self) -> None:
         """Raises UserError naming the option for a count out of range."""
-        counts = ("num_steps", "log_every", "evaluate_every", "evaluation_batches")
+        counts = ("num_steps", "accumulate", "log_every", "evaluate_every", "evaluation_batches")
         for name in (*counts, "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise UserError(
@@ -50,6 +58,7 @@ class Experiment(Generic[Task, Model, Data]):
                 )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed is {self.seed}; it must be in [0, 2^32)")
+        traced_steps(self.profile_steps)
         self.finetune.check()
 
 
@@ -57,6 +66,9 @@ CONFIG_FILE = "config.json"
 
 FREE_ON_RESUME = (
     "num_steps",
+    "driver",
+    "accumulate",
+    "profile_steps",
     "log_every",
     "evaluate_every",
     "evaluation_batches",

@@ -66,7 +66,9 @@ class FineTune:
             )
 
 
-WAYS_OF_COMPUTING = ("dropout", "dtype", "remat", "unroll_layers", "attention_backend")
+WAYS_OF_COMPUTING = (
+    *("dropout", "dtype", "quantize", "remat", "unroll_layers", "attention_backend"),
+)
 """Fields of a model's config that change no parameter, where it does not list its own."""
 
 

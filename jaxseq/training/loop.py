@@ -1,29 +1,31 @@
 """The training loop: one function, read from top to bottom."""
 
+import contextlib
 import math
 import signal
-import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
+from jaxseq.config import to_tree
 from jaxseq.data.batches import prefetch
 from jaxseq.errors import UserError
 from jaxseq.nn.parameters import flatten
-from jaxseq.parallel.sharding import batch_sharding
+from jaxseq.parallel.hosts import agree, barrier, code_digest, host_rows, is_leader, to_global
 from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.evaluation import evaluate
 from jaxseq.training.experiment import Experiment
-from jaxseq.training.finetune import initializer, with_layer_rates
+from jaxseq.training.flops import training_flops
 from jaxseq.training.metrics import MetricsLog
-from jaxseq.training.opening import open_run_directory
+from jaxseq.training.monitor import Monitor
+from jaxseq.training.opening import OpenedRun, open_run_directory
+from jaxseq.training.program import Program, build_program
 from jaxseq.training.progress import ProgressDisplay
 from jaxseq.training.run_directory import CHECKPOINTS
 from jaxseq.training.signals import StopRequest
 from jaxseq.training.source_run import open_source
-from jaxseq.training.state import TrainState, abstract_state, create_state
-from jaxseq.training.step import make_train_step
+from jaxseq.training.state import TrainState, split
 
 
 class Stopped(Exception):
@@ -37,135 +39,171 @@ class Stopped(Exception):
 def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     """Trains to `num_steps` in `run_dir`, from its newest checkpoint where it holds one.
 
-    Returns the metrics of the whole validation split at the end. Raises UserError before anything
-    is written for a config or data that cannot work, and with the last checkpoint named when the
-    loss is no longer finite or the disk is full; Stopped after SIGINT or SIGTERM, state saved.
+    Every process of a run calls it alike; `run_dir` is one directory that all of them see. Returns
+    the metrics of the whole validation split at the end. Raises UserError before anything is
+    written for a config or data that cannot work, and with the last checkpoint named when the loss
+    is no longer finite or the disk is full; Stopped after SIGINT or SIGTERM, state saved.
     """
     # ---- data, and the config that it completes ---------------------------------------------
     experiment.check()
     opened = open_run_directory(experiment, run_dir)
     experiment, corpus = opened.experiment, opened.corpus
-    task, model, data = experiment.task, experiment.model, experiment.data
-    finetune = experiment.finetune
-    num_steps = experiment.num_steps
+    task, data, num_steps = experiment.task, experiment.data, experiment.num_steps
     batches = data.train_batches(corpus, experiment.seed)
+    agree("source code", code_digest())
+    agree("experiment", to_tree(experiment))
 
     # ---- devices and the compiled functions -------------------------------------------------
-    mesh = experiment.mesh.build(data.batch_size)
-    here = batch_sharding(mesh)
-    init_key, dropout_key = jax.random.split(jax.random.key(experiment.seed))
-    init = initializer(task, model, finetune)
-    optimizer = experiment.optimizer.build(num_steps)
-    if finetune.layer_decay < 1:
-        boxed = jax.eval_shape(init, init_key)
-        optimizer = with_layer_rates(optimizer, finetune.layer_decay, boxed)
-    like = abstract_state(init, optimizer, mesh, opened.frozen)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-    rates = experiment.optimizer.learning_rates(num_steps)
-    train_step = jax.jit(
-        make_train_step(partial(task.loss, model), optimizer, rates, dropout_key, opened.frozen),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
-    evaluator = task.evaluator(model, corpus.tokenizer)
+    layout = experiment.mesh.build(data.batch_size)
+    program = build_program(experiment, layout, opened.frozen)
+    evaluator = task.evaluator(experiment.model, corpus.tokenizer)
+    rows = host_rows(layout.batch, data.batch_size)
+    if is_leader():
+        opened.write()
+    barrier("the run directory is there")
 
-    opened.write()
     with (
         Checkpoints(run_dir / CHECKPOINTS, experiment.keep_last) as checkpoints,
         StopRequest() as stop,
     ):
         # ---- state: new, or where the run was left ------------------------------------------
         if checkpoints.steps():
-            state = checkpoints.restore(like)
+            state = checkpoints.restore(program.like)
             start = int(state.step)
             begun = f"resumes {run_dir} at step {start}"
             if start >= num_steps:
                 begun = f"{run_dir} is already at step {start} of {num_steps}, nothing to train"
         else:
-            state = create_state(init, optimizer, mesh, init_key, opened.frozen)
+            state, source = _new_state(program)
             start = 0
-            begun = f"trains in {run_dir}"
-            if finetune.from_run is not None:
-                source = open_source(finetune)
-                matched = source.match(experiment)
-                state = state.replace(params=source.copy_into(state.params, matched, mesh))
-                begun += f" from {source.run_dir}, step {source.step} ({matched.describe()})"
+            begun = f"trains in {run_dir}{source}"
 
         with (
-            MetricsLog(run_dir, start) as log,
-            ProgressDisplay(start, num_steps) as display,
+            MetricsLog(run_dir, start) if is_leader() else contextlib.nullcontext() as log,
+            ProgressDisplay(start, num_steps, quiet=not is_leader()) as display,
+            Monitor(
+                *(run_dir, experiment.profile_steps, _flops_of(program), layout, display.say)
+            ) as monitor,
         ):
-            sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
-            size = f"{sum(sizes.values()):,} parameters"
-            if opened.frozen:
-                trained = sum(sizes.values()) - sum(sizes[path] for path in opened.frozen)
-                size += f" of which {trained:,} train"
-            display.say(
-                f"{begun}: {size}, {data.describe(corpus)}, {mesh.size} of "
-                f"{jax.device_count()} {jax.default_backend()} devices"
-            )
+            parts = _size(program, opened), data.describe(corpus), _devices(program)
+            display.say(f"{begun}: {', '.join(parts)}")
+
+            def write(step: int, split: str, values: dict[str, float]) -> None:
+                if log is not None:
+                    log.write(step, split, values)
 
             def validate(state: TrainState, at_most: int | None = None) -> dict[str, float]:
-                begin = time.perf_counter()
-                chosen = data.evaluation_batches(corpus.validation, at_most)
-                metrics = task.metrics(evaluate(evaluator, state.params, chosen, here))
-                display.pause(time.perf_counter() - begin)
-                return metrics
+                with monitor.aside("evaluation"):
+                    chosen = data.evaluation_batches(corpus.validation, at_most)
+                    return task.metrics(evaluate(evaluator, state.served(), chosen, layout))
 
             def settle(pending: tuple[int, dict] | None) -> None:
                 """Reads a step's metrics, which a later step hid the wait for, and acts on them."""
+                nonlocal tokens, rowed
                 if pending is None:
                     return
                 step, values = pending[0], {k: float(v) for k, v in pending[1].items()}
                 if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
                     raise UserError(_not_finite(step, values, checkpoints))
-                tokens = values.pop("weight")
-                display.step(step, values["loss"], tokens)
+                tokens += values.pop("weight")
+                display.step(step, values["loss"])
                 if step % experiment.log_every == 0 or step == num_steps:
-                    speed = display.row(step, values["loss"])
-                    log.write(step, "train", values | {"tokens_per_second": speed})
+                    measured = monitor.row(step - rowed, tokens)
+                    display.row(step, values["loss"], measured)
+                    write(step, "train", values | measured)
+                    tokens, rowed = 0.0, step
 
             # ---- the loop -------------------------------------------------------------------
-            pending, saved, begin = None, start, time.perf_counter()
-            for index, batch in prefetch(batches, start, num_steps):
-                with jax.set_mesh(mesh):  # for ops that divide themselves: see ops/splash.py
-                    state, metrics = train_step(state, jax.device_put(batch, here))
+            pending, saved, tokens, rowed = None, start, 0.0, start
+            for index, batch in monitor.input(prefetch(batches, start, num_steps, rows)):
+                with monitor.step(index):
+                    whole = to_global(batch, layout.batch, data.batch_size)
+                    state, metrics = program.step(state, whole)
                 settle(pending)
                 step = index + 1
                 pending = (step, metrics)
-                if index == start:
-                    jax.block_until_ready(metrics)
-                    seconds = time.perf_counter() - begin
-                    display.say(f"first step, compilation included, took {seconds:.1f} s")
-                    display.pause(seconds)
 
                 evaluating = step % experiment.evaluate_every == 0 and step < num_steps
                 saving = step % experiment.checkpoint_every == 0 and step < num_steps
-                if not (evaluating or saving or stop.number):
+                stopping = stop.agreed(step)
+                if not (evaluating or saving or stopping):
                     continue
                 settle(pending)
                 pending, validation_loss = None, None
-                if evaluating:
+                if evaluating and not stopping:
                     found = validate(state, experiment.evaluation_batches)
                     validation_loss = found["loss"]
-                    log.write(step, "validation", found)
+                    write(step, "validation", found)
                     display.say(f"step {step}: validation loss {validation_loss:.4f}")
-                if saving or stop.number:
-                    checkpoints.save(state, step, validation_loss)
+                if saving or stopping:
+                    with monitor.aside("checkpoint"):
+                        checkpoints.save(state, step, validation_loss)
                     saved = step
-                if stop.number:
+                if stopping:
                     checkpoints.wait()
-                    name = signal.Signals(stop.number).name
-                    raise Stopped(f"stopped by {name} after step {step}, state saved", stop.number)
+                    name = signal.Signals(stopping).name
+                    raise Stopped(f"stopped by {name} after step {step}, state saved", stopping)
             settle(pending)
 
             # ---- the end --------------------------------------------------------------------
             final = validate(state)
             if saved < num_steps:
-                log.write(num_steps, "validation", final)
-                checkpoints.save(state, num_steps, final["loss"])
-                checkpoints.wait()
+                write(num_steps, "validation", final)
+                with monitor.aside("checkpoint"):
+                    checkpoints.save(state, num_steps, final["loss"])
+                    checkpoints.wait()
+                display.say(monitor.summary())
     return final
+
+
+def _new_state(program: Program) -> tuple[TrainState, str]:
+    """The state before the first step, and where its parameters come from, for a person."""
+    state, finetune = program.create(), program.experiment.finetune
+    if finetune.from_run is None:
+        return state, ""
+    source = open_source(finetune)
+    matched = source.match(program.experiment)
+    params = source.copy_into(state.params, matched, program.layout)
+    average = None if state.average is None else split(params, program.frozen)[0]
+    state = state.replace(params=params, average=average)
+    return state, f" from {source.run_dir}, step {source.step} ({matched.describe()})"
+
+
+def _flops_of(program: Program) -> Callable[[dict[str, jax.ShapeDtypeStruct]], int]:
+    """Maps the shapes of a host's rows to the model FLOPs of a step on the rows of all."""
+    experiment = program.experiment
+    size = experiment.data.batch_size
+
+    def flops(rows: dict[str, jax.ShapeDtypeStruct]) -> int:
+        batch = {k: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for k, x in rows.items()}
+        return training_flops(
+            experiment.task, experiment.model, program.like.params, batch, program.frozen
+        )
+
+    return flops
+
+
+def _size(program: Program, opened: OpenedRun) -> str:
+    sizes = {path: leaf.size for path, leaf in flatten(program.like.params).items()}
+    size = f"{sum(sizes.values()):,} parameters"
+    if opened.frozen:
+        trained = sum(sizes.values()) - sum(sizes[path] for path in opened.frozen)
+        size += f" of which {trained:,} train"
+    return size
+
+
+def _devices(program: Program) -> str:
+    mesh = program.layout.mesh
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    said = f"{mesh.size} of {jax.device_count()} {jax.default_backend()} devices"
+    if jax.process_count() > 1:
+        said += f" in {jax.process_count()} processes"
+    if axes:
+        said += f" ({axes})"
+    share, largest = program.unsharded()
+    if 0 < share < 1:  # where something is divided, what is not is worth a look
+        said += f", {share:.2%} of the parameters whole on each, the largest {largest}"
+    return said
 
 
 def _not_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> str:

@@ -7,19 +7,17 @@ from jaxseq.config import read_json
 from jaxseq.data.corpus import Corpus
 from jaxseq.data.tokenizers import load_tokenizer
 from jaxseq.errors import UserError
-from jaxseq.nn.parameters import flatten
-from jaxseq.parallel.mesh import one_device_mesh
 from jaxseq.training.experiment import CONFIG_FILE, Experiment, check_same, read_experiment
-from jaxseq.training.finetune import frozen_parameters, initializer, like
+from jaxseq.training.finetune import like
 from jaxseq.training.run_directory import (
     CHECKPOINTS,
     RUN_FILE,
     TOKENIZER_FILE,
     check_corpus,
+    frozen_paths,
     write_run_files,
 )
 from jaxseq.training.source_run import open_source
-from jaxseq.training.state import abstract_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ def open_run_directory(experiment: Experiment, run_dir: Path) -> OpenedRun:
         fresh = tuple(read_json(run_dir / RUN_FILE)["fresh"]) if finetune.from_run else ()
     elif source is not None:
         fresh = source.match(experiment).fresh
-    return OpenedRun(experiment, corpus, run_dir, fresh, _frozen(experiment, fresh))
+    return OpenedRun(experiment, corpus, run_dir, fresh, frozen_paths(experiment, fresh))
 
 
 def _check_trained_here(run_dir: Path) -> None:
@@ -96,12 +94,3 @@ def _check_trained_here(run_dir: Path) -> None:
             f"{run_dir} holds parameters from elsewhere and no training to go on with; start from "
             f"them with --finetune.from-run {run_dir} and another --run-dir"
         )
-
-
-def _frozen(experiment: Experiment, fresh: tuple[str, ...]) -> frozenset[str]:
-    finetune = experiment.finetune
-    if not (finetune.freeze or finetune.lora_rank):
-        return frozenset()
-    init = initializer(experiment.task, experiment.model, finetune)
-    paths = flatten(abstract_params(init, one_device_mesh()))
-    return frozen_parameters(finetune, paths, fresh)

@@ -8,6 +8,7 @@ import optax
 import optax.contrib
 
 from jaxseq.errors import UserError
+from jaxseq.training.moments import stored_in_bfloat16
 from jaxseq.typing import PyTree
 
 
@@ -36,6 +37,10 @@ class Optimizer:
     """Decay of the mean squared gradient (AdamW and Lion; Muon's Adam part)."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 leaves them."""
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    """How averages of gradients are kept between steps: bfloat16 halves their memory."""
+    ema_decay: float = 0.0
+    """Keep an average of the parameters with this decay, and evaluate and serve it; 0: none."""
 
     def learning_rates(self, num_steps: int) -> optax.Schedule:
         """The learning rate at every step of a run of `num_steps`."""
@@ -71,6 +76,8 @@ class Optimizer:
                     # Updates as large as AdamW's (Liu et al. 2025, arXiv:2502.16982).
                     consistent_rms=0.2,
                 )
+        if self.state_dtype == "bfloat16":
+            rule = stored_in_bfloat16(rule)
         if self.clip_norm:
             rule = optax.chain(optax.clip_by_global_norm(self.clip_norm), rule)
         return rule
@@ -98,7 +105,7 @@ class Optimizer:
                     f"--optimizer.{name.replace('_', '-')} is {getattr(self, name)}; "
                     "it must not be negative"
                 )
-        for name in ("beta1", "beta2", "final_fraction"):
+        for name in ("beta1", "beta2", "final_fraction", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(
                     f"--optimizer.{name.replace('_', '-')} is {getattr(self, name)}; "

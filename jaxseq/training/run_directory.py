@@ -27,11 +27,11 @@ from jaxseq.data.corpus import Corpus
 from jaxseq.data.tokenizers import load_tokenizer, save_tokenizer
 from jaxseq.errors import UserError
 from jaxseq.nn.parameters import flatten
-from jaxseq.parallel.mesh import one_device_mesh
+from jaxseq.parallel.mesh import one_device
 from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.experiment import CONFIG_FILE, Experiment, read_experiment
-from jaxseq.training.finetune import initializer
-from jaxseq.training.state import TrainState, abstract_params
+from jaxseq.training.finetune import frozen_parameters, initializer
+from jaxseq.training.state import TrainState, abstract_params, join, split
 from jaxseq.typing import PyTree
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -96,7 +96,7 @@ def write_params_run(run_dir: Path, experiment: Experiment, tokenizer: Any, para
     init = initializer(experiment.task, experiment.model, experiment.finetune)
     expected, given = (
         {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
-        for tree in (abstract_params(init, one_device_mesh()), params)
+        for tree in (abstract_params(init, one_device()), params)
     )
     if given != expected:
         differing = sorted(path for path, _ in expected.items() ^ given.items())
@@ -157,12 +157,28 @@ def read_run(run_dir: Path, checkpoint: str = "last") -> TrainedRun:
     experiment = read_experiment(run_dir)
     tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE)
     init = initializer(experiment.task, experiment.model, experiment.finetune)
-    like = abstract_params(init, one_device_mesh())  # enough to look at a model
+    like = abstract_params(init, one_device())  # enough to look at a model
+    described = read_json(run_dir / RUN_FILE)
     with open_checkpoints(run_dir) as checkpoints:
         step = checkpoints.named(checkpoint)
         params = checkpoints.restore_params(like, step)
-    inputs = tuple(read_json(run_dir / RUN_FILE)["inputs"])
+        if experiment.optimizer.ema_decay:
+            trained, _ = split(like, frozen_paths(experiment, described["fresh"]))
+            params = join(params, checkpoints.restore_params(trained, step, "average"))
+    inputs = tuple(described["inputs"])
     return TrainedRun(experiment, tokenizer, params, step, inputs)
+
+
+def frozen_paths(experiment: Experiment, fresh: Sequence[str]) -> frozenset[str]:
+    """The parameters of a resolved experiment that stay as they are.
+
+    `fresh` are those that the source of a fine-tuned run does not have.
+    """
+    finetune = experiment.finetune
+    if not (finetune.freeze or finetune.lora_rank):
+        return frozenset()
+    init = initializer(experiment.task, experiment.model, finetune)
+    return frozen_parameters(finetune, flatten(abstract_params(init, one_device())), tuple(fresh))
 
 
 def open_checkpoints(run_dir: Path) -> Checkpoints:

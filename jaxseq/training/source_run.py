@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from jaxseq.data.tokenizers import load_tokenizer
 from jaxseq.nn.parameters import flatten, unflatten
-from jaxseq.parallel.mesh import one_device_mesh
+from jaxseq.parallel.mesh import Layout, one_device
 from jaxseq.training.experiment import Experiment, read_experiment
 from jaxseq.training.finetune import FineTune, Match, initializer, match
 from jaxseq.training.lora import is_adapter, merge
@@ -36,14 +35,14 @@ class SourceRun:
             same_task=type(experiment.task) is type(self.experiment.task),
         )
 
-    def copy_into(self, params: PyTree, matched: Match, mesh: Mesh) -> PyTree:
-        """`params` with the source's where they match, read straight onto their places on `mesh`.
+    def copy_into(self, params: PyTree, matched: Match, layout: Layout) -> PyTree:
+        """`params` with the source's where they match, read straight onto their places in `layout`.
 
         A source with adapters gives kernels with these merged in.
         """
         wanted = {
             path: leaf
-            for path, leaf in flatten(abstract_params(_init(self.experiment), mesh)).items()
+            for path, leaf in flatten(abstract_params(_init(self.experiment), layout)).items()
             if _kernel_of(path) in matched.copied
         }
         with open_checkpoints(self.run_dir) as checkpoints:
@@ -70,7 +69,7 @@ def _kernel_of(path: str) -> str:
 
 
 def _shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
-    params = abstract_params(_init(experiment), one_device_mesh())
+    params = abstract_params(_init(experiment), one_device())
     return {path: leaf.shape for path, leaf in flatten(params).items() if not is_adapter(path)}
 
 

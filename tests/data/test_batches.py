@@ -92,6 +92,18 @@ def test_prefetched_batches_are_those_of_random_access(start, stop):
     assert steps == list(range(start, stop))
 
 
+def test_a_host_reads_its_rows_alone():
+    source, batches = _recorded_batches()
+    whole = batches[7]
+    source.reads = 0
+    for chosen in ([1], [0], [0, 1]):
+        for key, value in batches.rows(7, chosen).items():
+            np.testing.assert_array_equal(value, whole[key][chosen])
+    assert source.reads == 4
+    for step, batch in prefetch(batches, 6, 8, [1]):
+        np.testing.assert_array_equal(batch["inputs"], batches[step]["inputs"][[1]])
+
+
 @pytest.mark.parametrize("stop", [4, 3])
 def test_prefetching_no_step_yields_nothing(stop):
     assert list(prefetch(TrainBatches(_windows(300), 8, seed=5), 4, stop)) == []

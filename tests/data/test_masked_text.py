@@ -232,6 +232,8 @@ def test_batches_are_a_function_of_seed_and_step(loaded):
         assert {a.dtype for a in batch.values()} == {np.dtype(np.int32)}
         assert batch["tokens"].shape == (6, CONTEXT)
         assert batch["masked_positions"].shape == (6, 3)
+        for rows in ([5], [0, 3]):  # of a host
+            assert equal(one.rows(step, rows), {name: a[rows] for name, a in batch.items()})
     assert equal(data.train_batches(data.load(found.tokenizer), 0)[3], again[3])
     with pytest.raises(IndexError):
         one[-1]

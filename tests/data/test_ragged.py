@@ -101,3 +101,15 @@ def test_evaluation_goes_over_all_or_an_even_share_of_every_bucket(at_most):
 def test_one_example_is_enough():
     split = Ragged(examples([5]), "row", 4)
     assert numbers(RaggedBatches(split, 0)[7]) == [0]
+
+
+def test_a_host_has_its_rows_in_the_shapes_of_the_whole_batch():
+    """Those behind the last example, which are zeros, too."""
+    batches = RaggedBatches(Ragged(examples(LENGTHS), "row", 4), seed=3)
+    counts = [len(numbers(batches[step])) for step in range(len(batches))]
+    for step in (counts.index(max(counts)), counts.index(min(counts))):
+        for rows in ([3], [1, 3], [0, 1, 2, 3]):
+            found = batches.rows(step, rows)
+            assert found.keys() == batches[step].keys()
+            for name, array in batches[step].items():
+                np.testing.assert_array_equal(found[name], array[rows])

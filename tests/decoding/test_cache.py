@@ -12,16 +12,6 @@ from jaxseq.nn.transformer import unstack
 BATCH, LENGTH = TOKENS.shape
 
 
-def decode_in_pieces(model, params, pieces, cache):
-    step = jax.jit(lambda *args: model.apply({"params": params}, *args, method="decode"))
-    logits, read = [], 0
-    for piece in np.split(TOKENS, np.cumsum(pieces)[:-1], axis=1):
-        out, cache = step(jnp.asarray(piece), cache, jnp.int32(read))
-        read += piece.shape[1]
-        logits.append(out)
-    return jnp.concatenate(logits, axis=1)
-
-
 def layered(params):
     layers = {f"layer_{i}": layer for i, layer in enumerate(unstack(params["blocks"]))}
     return {**params, "blocks": layers}
@@ -30,23 +20,19 @@ def layered(params):
 @pytest.mark.parametrize("scan_layers", [True, False], ids=["scanned", "layer by layer"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_token_by_token_equals_full_forward(name, scan_layers):
+    """For other ways to split a text see tests/models/test_gpt_decode.py."""
     config, params = CONFIGS[name], make_params(CONFIGS[name])
-    full = GPT(config).apply({"params": params}, jnp.asarray(TOKENS))
+    full = jax.jit(GPT(config).apply)({"params": params}, jnp.asarray(TOKENS))
     cache = init_cache(config, BATCH)
     if not scan_layers:
         params, cache = layered(params), unstack(cache)
     model = GPT(config, scan_layers=scan_layers)
-    assert_close(decode_in_pieces(model, params, [1] * LENGTH, cache), full, "float32")
-
-
-@pytest.mark.parametrize("first", range(1, LENGTH))
-@pytest.mark.parametrize("name", ["gpt-2", "llama"])
-def test_every_prefill_split_equals_full_forward(name, first):
-    config, params = CONFIGS[name], make_params(CONFIGS[name])
-    full = GPT(config).apply({"params": params}, jnp.asarray(TOKENS))
-    cache = init_cache(config, BATCH, slots=LENGTH)
-    actual = decode_in_pieces(GPT(config), params, [first, LENGTH - first], cache)
-    assert_close(actual, full, "float32")
+    step = jax.jit(lambda *args: model.apply({"params": params}, *args, method="decode"))
+    logits = []
+    for read in range(LENGTH):
+        out, cache = step(jnp.asarray(TOKENS[:, read : read + 1]), cache, jnp.int32(read))
+        logits.append(np.asarray(out))
+    assert_close(np.concatenate(logits, axis=1), full, "float32")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -75,6 +75,7 @@ VARIANTS = {
     "unrolled": {"unroll_layers": 2},
     "rematerialised": {"remat": "full"},
     "rematerialised but for matmuls": {"remat": "dots"},
+    "with matmuls in the host's memory": {"remat": "offload"},
 }
 
 

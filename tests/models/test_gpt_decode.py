@@ -30,7 +30,7 @@ def compiled(name: str):
     model = GPT(CONFIGS[name])
     params = {"params": make_params(CONFIGS[name])}
     decode = jax.jit(functools.partial(model.apply, params, method="decode"))
-    return model.apply(params, TOKENS), decode
+    return jax.jit(model.apply)(params, TOKENS), decode
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "llama", "post-norm"])

@@ -12,7 +12,6 @@ from compare import assert_close, assert_same, check_parity, random_params
 from jaxseq.errors import UserError
 from jaxseq.nn.experts import Experts, MixtureOfExperts
 from jaxseq.parallel.mesh import MeshConfig
-from jaxseq.parallel.sharding import batch_sharding, parameter_shardings
 from jaxseq.reference.experts import kept_choices, mixture_of_experts, route
 
 X = np.random.default_rng(5).normal(size=(2, 5, 6))
@@ -111,8 +110,8 @@ def test_a_token_that_every_expert_drops_gives_zero() -> None:
     layer = CASES["one of four, capacity"]
     params, x = params_of(layer), jnp.asarray(X, jnp.float32)
     (y, _), (_, dx) = run(layer.clone(experts=Experts(4, 1, 0.6, 0.0)), params, x, None)
-    logits = X.reshape(-1, 6) @ np.asarray(params["router"]["kernel"])
-    kept = kept_choices(route(logits, 1)[1], np.ones(10, bool), 4, 0.6).reshape(2, 5)
+    logits = X @ np.asarray(params["router"]["kernel"])
+    kept = kept_choices(route(logits, 1)[1], np.ones((2, 5), bool), 4, 0.6)[:, :, 0]
     assert 0 < np.sum(kept) < 10
     for z in (y, dx):
         np.testing.assert_array_equal(np.any(np.asarray(z) != 0, axis=-1), kept)
@@ -140,7 +139,7 @@ def test_padding_matters_to_nothing(experts: Experts) -> None:
 def test_an_empty_sequence_is_legal() -> None:
     for experts in (DROPLESS, TIGHT):
         layer = MixtureOfExperts(experts, 5)
-        y, loss = apply(layer, params_of(layer), jnp.zeros((2, 0, 6)))
+        y, loss = jax.jit(partial(apply, layer))(params_of(layer), jnp.zeros((2, 0, 6)))
         assert y.shape == (2, 0, 6)
         assert loss == 0.0
 
@@ -153,6 +152,18 @@ def test_experts_may_change_places(experts: Experts) -> None:
     moved = {name: {"kernel": params[name]["kernel"][order]} for name in ("in", "out")}
     moved["router"] = {"kernel": params["router"]["kernel"][:, order]}
     assert_close(run(layer, moved, x, valid)[0], run(layer, params, x, valid)[0], "float32")
+
+
+@pytest.mark.parametrize("experts", [DROPLESS, TIGHT])
+def test_rows_do_not_touch_one_another(experts: Experts) -> None:
+    layer = MixtureOfExperts(experts, 5)
+    params, x, valid = params_of(layer), jnp.asarray(X, jnp.float32), jnp.asarray(VALID)
+    (y, loss), (dparams, dx) = run(layer, params, x, valid)
+    rows = [run(layer, params, x[b : b + 1], valid[b : b + 1]) for b in range(2)]
+    assert_close(jnp.concatenate([row[0][0] for row in rows]), y, "float32")
+    assert_close(jnp.concatenate([row[1][1] for row in rows]), dx, "float32")
+    sums = [(row[0][1], row[1][0]) for row in rows]
+    assert_close(jax.tree.map(jnp.add, *sums), (loss, dparams), "float32")
 
 
 def test_a_single_choice_teaches_the_router() -> None:
@@ -220,24 +231,21 @@ def test_scanned_layers_equal_layers_in_a_row() -> None:
     assert_close(both(scanned), both(in_a_row), "float32")
 
 
-@pytest.mark.parametrize(
-    ("mesh", "experts"),
-    [(MeshConfig(tensor=8), DROPLESS), (MeshConfig(data=2, fsdp=2, tensor=2), TIGHT)],
-)
-def test_eight_devices_equal_one(mesh: MeshConfig, experts: Experts) -> None:
+@pytest.mark.parametrize("experts", [DROPLESS, TIGHT])
+def test_eight_devices_equal_one(experts: Experts) -> None:
     layer = MixtureOfExperts(experts, 16, "swiglu")
     x = np.random.default_rng(1).normal(size=(4, 6, 6)).astype(np.float32)
     valid = np.arange(24).reshape(4, 6) % 5 != 3
     boxed = jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.asarray(x)))["params"]
     params = jax.tree.map(np.float32, random_params(layer, jnp.asarray(x)))
-    devices = mesh.build(8)
-    with jax.set_mesh(devices):
-        placed = jax.device_put(params, parameter_shardings(boxed, devices))
-        batch = jax.device_put((x, valid), batch_sharding(devices))
-        kernel = placed["in"]["kernel"]
-        assert kernel.addressable_shards[0].data.shape[2] == 16 // devices.shape["tensor"]
-        many = jax.tree.map(np.asarray, run(layer, placed, *batch))
-    assert_close(many, run(layer, *jax.tree.map(jnp.asarray, (params, x, valid))), "float32")
+    one = run(layer, *jax.tree.map(jnp.asarray, (params, x, valid)))
+    layout = MeshConfig(data=1, fsdp=2, expert=2, tensor=2).build(4)
+    with layout.use():
+        placed = jax.device_put(params, layout.parameters(boxed))
+        assert placed["in"]["kernel"].addressable_shards[0].data.shape == (2, 3, 8)
+        junk = np.where(valid[:, :, None], x, np.nan)
+        many = run(layer, placed, *jax.device_put((junk, valid), layout.batch))
+    assert_close(jax.tree.map(np.asarray, many), one, "float32")
 
 
 @pytest.mark.parametrize(

@@ -195,3 +195,23 @@ def test_initial_decays_are_slow() -> None:
 def test_heads_that_do_not_divide_the_features_raise() -> None:
     with pytest.raises(ValueError, match="3 heads do not divide 4 features"):
         random_params(MatrixMemory(4, num_heads=3), jnp.asarray(X))
+
+
+@pytest.mark.parametrize("name", ["rglru", "matrix"])
+def test_time_divided_over_devices_is_time_on_one(name: str) -> None:
+    cell, lengths = CELLS[name][0], jnp.array([12, 0, 7])
+    mesh = jax.make_mesh((4,), ("context",), axis_types=(AxisType.Auto,))
+    arrays = draw(cell)
+
+    def value_and_gradient(*arrays):
+        outputs, pullback = jax.vjp(lambda *a: apply(cell, *a, lengths), *arrays)
+        return outputs, pullback(jax.tree.map(jnp.cos, outputs))
+
+    with jax.enable_x64(True):
+        params, carry = jax.tree.map(jnp.asarray, arrays)
+        arrays = params, jnp.asarray(np.tile(X, (1, 2, 1))), carry
+        expected = jax.jit(value_and_gradient)(*arrays)
+        with jax.set_mesh(mesh):
+            lowered = jax.jit(value_and_gradient).lower(*arrays)
+        assert "manual_computation" in lowered.as_text()  # each device on its own stretch
+        assert_close(lowered.compile()(*arrays), expected, "float64")

@@ -11,16 +11,17 @@ import pytest
 from compare import assert_close, assert_same
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxseq.data.corpus import TextData
 from jaxseq.models.gpt import GPTConfig
-from jaxseq.ops import attention_backends, splash
+from jaxseq.ops import attention_backends, chunked_attention, splash
 from jaxseq.ops.attention import attention
 from jaxseq.ops.attention_scores import Options
 from jaxseq.ops.position_bias import ALiBi
-from jaxseq.parallel.sharding import RULES, batch_sharding
+from jaxseq.parallel.mesh import MeshConfig
 from jaxseq.tasks.language_model import LanguageModel
+from jaxseq.training.experiment import Experiment
 from jaxseq.training.optimizers import Optimizer
-from jaxseq.training.state import abstract_state
-from jaxseq.training.step import make_train_step
+from jaxseq.training.program import build_program
 
 BF16 = jnp.dtype("bfloat16")
 
@@ -105,7 +106,7 @@ REFUSALS = [
     ("splash", {"query_start": jnp.asarray(3)}, {}, "cannot do a query_start that is an array"),
     ("splash", {}, {"size": 64}, "backend 'splash' cannot do a head size of 64"),
     ("splash", {}, {"queries": 100}, "backend 'splash' cannot do lengths 100 and 128"),
-    ("flash", {}, {}, "backend 'flash' is none of auto, dense, chunked, cudnn, splash"),
+    ("flash", {}, {}, "backend 'flash' is none of auto, dense, chunked, ring, cudnn, splash"),
 ]
 
 
@@ -190,7 +191,7 @@ def test_auto_is_splash_in_a_program_for_tpus_alone(arrays) -> None:
 
 def test_splash_on_every_device_s_own_rows_and_heads_equals_dense(monkeypatch, arrays) -> None:
     monkeypatch.setattr(splash, "Kernel", functools.partial(splash.Kernel, interpret=True))
-    mesh = jax.make_mesh((2, 2), splash.ROWS[:1] + splash.HEADS, (AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
     sharded = jax.jit(functools.partial(step, backend="splash"), in_shardings=sharding)
     with jax.set_mesh(mesh):
@@ -200,10 +201,6 @@ def test_splash_on_every_device_s_own_rows_and_heads_equals_dense(monkeypatch, a
     assert_close(compiled(jax.device_put(arrays, sharding)), expected, "float32")
     spoiled = [x.at[:, -8:].set(jnp.nan) for x in arrays]
     assert_close(compiled(jax.device_put(spoiled, sharding)), expected, "float32")
-
-
-def test_splash_takes_its_mesh_axes_from_the_rules() -> None:
-    assert (RULES["batch"], (RULES["heads"],)) == (splash.ROWS, splash.HEADS)
 
 
 @pytest.mark.parametrize(
@@ -247,48 +244,60 @@ def pod(monkeypatch) -> Any:
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    topology = topologies.get_topology_desc("v5e:2x4", platform="tpu")
-    return functools.partial(topologies.make_mesh, topology)
+    return topologies.get_topology_desc("v5e:2x4", platform="tpu").devices
 
 
 def test_splash_compiles_ahead_of_time_for_a_slice_of_a_pod(pod, arrays) -> None:
-    mesh = pod((4, 2), ("data", "tensor"))
-    sharding = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
+    layout = MeshConfig(data=4, tensor=2).build(4, pod)
+    sharding = NamedSharding(layout.mesh, PartitionSpec("data", None, "tensor"))
     four = [jax.ShapeDtypeStruct((4, *x.shape[1:]), x.dtype, sharding=sharding) for x in arrays]
-    with jax.set_mesh(mesh):
+    with layout.use():
         lowered = jax.jit(functools.partial(step, backend="auto")).lower(four)
     text = lowered.compile().as_text()
     assert "tpu_custom_call" in text
     assert "all-gather" not in text
 
 
+def test_where_time_is_divided_chunks_are_gathered_before_the_loops(pod, monkeypatch) -> None:
+    """On CPUs, XLA moves what is gathered at each step out of the loops by itself."""
+    monkeypatch.setattr(chunked_attention, "QUERY_CHUNK", 128)
+    monkeypatch.setattr(chunked_attention, "KEY_CHUNK", 128)
+    layout = MeshConfig(data=2, context=4).build(2, pod)
+    sharding = NamedSharding(layout.mesh, PartitionSpec("data", "context"))
+    arrays = [jax.ShapeDtypeStruct((2, 512, n, 64), BF16, sharding=sharding) for n in (2, 1, 1)]
+
+    def step(arrays: list[jax.Array]) -> tuple:
+        y, pull = jax.vjp(lambda *a: attention(*a, backend="chunked"), *arrays)
+        return y, pull(y)
+
+    with layout.use(), jax.default_matmul_precision("default"):
+        text = jax.jit(step).lower(arrays).compile().as_text()
+    assert text is not None
+    gathering = [part for part in text.split("\n\n") if "all-gather" in part]
+    assert [part.lstrip()[:5] for part in gathering] == ["ENTRY"]
+
+
 def test_a_training_step_compiles_ahead_of_time_for_a_slice_of_a_pod(pod) -> None:
-    mesh = pod((1, 4, 2), ("data", "fsdp", "tensor"))
     llama = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "use_bias": False}
     sizes = {"num_layers": 2, "width": 256, "num_heads": 2}
     config = GPTConfig(**sizes, **llama, tie_embeddings=False, dtype="bfloat16")
     model = config.resolve(vocab_size=512, context=2048)
-    task, optimizer = LanguageModel(), Optimizer()
-    built = optimizer.build(10)
-    state = abstract_state(functools.partial(task.init, model), built, mesh)
+    experiment = Experiment(LanguageModel(), model, TextData(batch_size=4), Optimizer())
+    layout = MeshConfig(fsdp=4, tensor=2).build(4, pod)
+    program = build_program(experiment, layout)
     batch = {
-        name: jax.ShapeDtypeStruct((4, 2048), dtype, sharding=batch_sharding(mesh))
+        name: jax.ShapeDtypeStruct((4, 2048), dtype, sharding=layout.batch)
         for name, dtype in [("inputs", "int32"), ("targets", "int32"), ("mask", "bool")]
     }
-    train_step = make_train_step(
-        functools.partial(task.loss, model), built, optimizer.learning_rates(10), jax.random.key(0)
-    )
-    homes = jax.tree.map(lambda leaf: leaf.sharding, state)
     # The kernel in bfloat16 has no more than the default precision.
-    with jax.set_mesh(mesh), jax.default_matmul_precision("default"):
-        jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(homes, None))
-        compiled = jitted.lower(state, batch).compile()
+    with layout.use(), jax.default_matmul_precision("default"):
+        compiled = program.train_step.lower(program.like, batch).compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
     assert text is not None
     assert memory is not None
     assert "tpu_custom_call" in text
     # Parameters and averages are divided, and given back in place.
-    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.like))
     assert memory.argument_size_in_bytes < whole / 4
     assert memory.alias_size_in_bytes > whole / 8
     assert memory.temp_size_in_bytes > 0

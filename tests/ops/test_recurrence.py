@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from compare import assert_close, assert_same, check_parity
 from jax import lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxseq.ops.recurrence import linear_recurrence, sharded_linear_recurrence
+from jaxseq.ops.recurrence import linear_recurrence
 from jaxseq.reference import recurrence as reference
 
 METHODS = ("scan", "associative", "chunked")
@@ -142,16 +142,25 @@ def test_the_loop_copies_no_array_at_any_step() -> None:
     assert not [part for part in bodies if re.search(r"= f32\[2,24,5\]\S* copy\(", part)]
 
 
-@pytest.mark.parametrize("with_lengths", [False, True])
-def test_time_over_eight_devices_is_time_on_one(with_lengths: bool) -> None:
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("axes", [{"context": 8}, {"data": 2, "context": 2, "tensor": 2}])
+def test_time_over_devices_is_time_on_one(axes: dict[str, int], reverse: bool) -> None:
     a, b, h0 = (jnp.asarray(x, jnp.float32) for x in draw(4, 16))
-    lengths = jnp.array([16, 0, 3, 9]) if with_lengths else None
-    mesh = jax.make_mesh((8,), ("context",), axis_types=(AxisType.Auto,))
+    lengths = None if reverse else jnp.array([16, 0, 3, 9])
+    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), (AxisType.Auto,) * len(axes))
 
-    def value_and_gradient(function):
-        outputs, pullback = jax.vjp(lambda *x: function(*x, lengths), a, b, h0)
+    def value_and_gradient(a, b, h0, method):
+        def function(a, b, h0):
+            return linear_recurrence(a, b, h0, lengths, method=method, reverse=reverse)
+
+        outputs, pullback = jax.vjp(function, a, b, h0)
         return outputs, pullback(jax.tree.map(jnp.cos, outputs))
 
-    sharded = partial(sharded_linear_recurrence, mesh=mesh, axis="context")
-    expected = jax.jit(partial(value_and_gradient, linear_recurrence))()
-    assert_close(jax.jit(partial(value_and_gradient, sharded))(), expected, "float32")
+    run = jax.jit(value_and_gradient, static_argnums=3)
+    in_time = NamedSharding(mesh, PartitionSpec("data" if "data" in axes else None, "context"))
+    with jax.set_mesh(mesh):
+        arrays = [jax.device_put(x, in_time) for x in (a, b)]
+        compiled = run.lower(*arrays, h0, "auto").compile()
+    assert_close(compiled(*arrays, h0), run(a, b, h0, "scan"), "float32")
+    # One state a device is sent to all, not all states.
+    assert all(",16,3]" not in line for line in compiled.as_text().splitlines())

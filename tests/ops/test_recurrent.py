@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compare import DTYPES, assert_close, assert_same, check_parity
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxseq.ops.elman import elman
 from jaxseq.ops.gru import gru
@@ -179,3 +180,25 @@ def test_saturated_gates_give_finite_gradients(cell: str) -> None:
     op = CELLS[cell][0]
     gradient = jax.jit(jax.grad(lambda x: op(1e4 * x, *parameters, carry)[0].sum()))(x)
     assert np.isfinite(gradient).all()
+
+
+def test_on_a_mesh_nothing_is_sent_at_each_step() -> None:
+    axes = {"data": 2, "fsdp": 2, "context": 2}
+    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), (AxisType.Auto,) * 3)
+    normal = np.random.default_rng(0).normal
+    shapes = (4, 32, 16), (16, 64), (16, 64), (64,)
+    arrays = [jnp.asarray(normal(size=shape) / 4, jnp.float32) for shape in shapes]
+
+    def step(*arrays):
+        y, pull = jax.vjp(lambda *a: lstm(*a)[0], *arrays)
+        return y, pull(jnp.cos(y))
+
+    specs = (("data", "fsdp"), "context"), (None, None), ("fsdp", None), (None,)
+    homes = tuple(NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs)
+    jitted = jax.jit(step, in_shardings=homes, out_shardings=(homes[0], homes))
+    with jax.set_mesh(mesh):
+        compiled = jitted.lower(*arrays).compile()
+    assert_close(compiled(*arrays), jax.jit(step)(*arrays), "float32")
+    loops = [part for part in compiled.as_text().split("\n\n") if "ENTRY" not in part]
+    sent = ("all-gather", "all-reduce", "collective-permute", "all-to-all")
+    assert not any(name in loop for loop in loops for name in sent)

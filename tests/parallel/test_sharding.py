@@ -1,69 +1,39 @@
-"""The table of rules, and the errors that keep it honest."""
+"""The shardings of a tree of parameters, and what of it is left whole."""
 
 import jax
 import pytest
-from jax.sharding import PartitionSpec
 
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPTConfig
+from jaxseq.nn.parameters import flatten
 from jaxseq.parallel.mesh import MeshConfig
-from jaxseq.parallel.sharding import RULES, parameter_shardings, spec
+from jaxseq.parallel.sharding import whole_on_every_device
 from jaxseq.tasks.language_model import LanguageModel
-
-MESH = MeshConfig(data=2, fsdp=2, tensor=2)
-
-
-def test_names_become_mesh_axes():
-    mesh = MESH.build(4)
-    assert spec(("embed", "mlp"), (8, 32), mesh) == PartitionSpec("fsdp", "tensor")
-    assert spec(("layers", "norm"), (3, 8), mesh) == PartitionSpec(None, None)
-    assert spec(("batch", None), (4, 7), mesh) == PartitionSpec(("data", "fsdp"), None)
+from jaxseq.training.state import abstract_params
 
 
-@pytest.mark.parametrize(
-    ("axes", "shape", "message"),
-    [
-        (("embed", "embed"), (8, 8), "'embed' and 'embed' .* mesh axis 'fsdp'"),
-        (("heads", "mlp"), (8, 8), "'heads' and 'mlp' .* mesh axis 'tensor'"),
-        (("vocab",), (65,), "'vocab' of size 65 does not divide over mesh axis tensor of size 2"),
-        (("width",), (8,), "no sharding rule for logical axis 'width'"),
-    ],
-)
-def test_errors_name_the_axes(axes, shape, message):
-    with pytest.raises(UserError, match=message):
-        spec(axes, shape, MESH.build(4))
+def shapes(vocab_size, mesh):
+    config = GPTConfig(num_layers=2, width=64).resolve(vocab_size=vocab_size, context=16)
+    return flatten(abstract_params(lambda key: LanguageModel().init(config, key), mesh.build(8)))
 
 
-def test_a_rule_can_be_changed():
-    assert spec(("embed",), (8,), MESH.build(4), {**RULES, "embed": None}) == PartitionSpec(None)
+def test_an_error_names_the_parameter() -> None:
+    with pytest.raises(UserError, match="embedding/table: logical axis 'vocab' of size 65 "):
+        shapes(65, MeshConfig(tensor=2))
 
 
-def test_golden_shardings_of_a_gpt():
-    """A changed axis name or rule is a visible difference here."""
-    config = GPTConfig(num_layers=2, tie_embeddings=False).resolve(vocab_size=64, context=16)
-    boxed = jax.eval_shape(lambda key: LanguageModel().init(config, key), jax.random.key(0))
-    placed = parameter_shardings(boxed, MESH.build(4))
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(sharding.spec)
-        for path, sharding in jax.tree_util.tree_leaves_with_path(placed)
-    }
-    into, out = (None, "fsdp", "tensor"), (None, "tensor", "fsdp")
-    expected = {
-        "embedding/table": ("tensor", "fsdp"),
-        "position_embedding/table": (None, "fsdp"),
-        "output/kernel": ("fsdp", "tensor"),
-        "final_norm/scale": (None,),
-        "final_norm/bias": (None,),
-        "blocks/attention/out/kernel": out,
-        "blocks/attention/out/bias": (None, "fsdp"),
-        "blocks/mlp/in/kernel": into,
-        "blocks/mlp/in/bias": (None, "tensor"),
-        "blocks/mlp/out/kernel": out,
-        "blocks/mlp/out/bias": (None, "fsdp"),
-    }
-    for name in ("query", "key", "value"):
-        expected[f"blocks/attention/{name}/kernel"] = into
-        expected[f"blocks/attention/{name}/bias"] = (None, "tensor")
-    for name in ("attention_norm", "mlp_norm"):
-        expected[f"blocks/{name}/scale"] = expected[f"blocks/{name}/bias"] = (None, None)
-    assert found == expected
+def test_the_share_that_is_whole_and_the_largest_of_it() -> None:
+    params = shapes(64, MeshConfig(data=1, fsdp=4, tensor=2))
+    norms = {path: leaf.size for path, leaf in params.items() if "norm" in path}
+    share, largest = whole_on_every_device(params)
+    assert share == sum(norms.values()) / sum(leaf.size for leaf in params.values())
+    assert norms[largest] == max(norms.values())
+    assert whole_on_every_device({"a": params["embedding/table"]}) == (0, "")
+    assert whole_on_every_device(shapes(64, MeshConfig(data=8)))[0] == 1
+
+
+def test_jax_agrees_on_what_a_device_holds() -> None:
+    kernel = shapes(64, MeshConfig(data=1, fsdp=4, tensor=2))["blocks/mlp/in/kernel"]
+    assert kernel.shape == (2, 64, 256)
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 128)
+    assert isinstance(kernel, jax.ShapeDtypeStruct)

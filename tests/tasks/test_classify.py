@@ -21,8 +21,7 @@ from jaxseq.data.subwords import load_subwords
 from jaxseq.data.tokenizers import ByteTokenizer
 from jaxseq.errors import UserError
 from jaxseq.models.bert import BertConfig
-from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
-from jaxseq.parallel.sharding import batch_sharding
+from jaxseq.parallel.mesh import MeshConfig, one_device
 from jaxseq.tasks.classify import Classify, encoder_inputs
 from jaxseq.training.evaluation import evaluate
 from jaxseq.training.experiment import Experiment
@@ -183,8 +182,7 @@ def test_eight_devices_find_what_one_does(model, params):
     batches = [{name: np.asarray(x) for name, x in batch_of(CODER, TEXTS, 8).items()}] * 2
     evaluator = TASK.evaluator(model, CODER)
     one, eight = (
-        evaluate(evaluator, params, batches, batch_sharding(mesh))
-        for mesh in (one_device_mesh(), MeshConfig().build(8))
+        evaluate(evaluator, params, batches, mesh) for mesh in (one_device(), MeshConfig().build(8))
     )
     assert one["examples"] == 10
     for name, value in one.items():

@@ -1,12 +1,14 @@
 """What a batch means: the loss is the model's, the metrics are their formulas."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import assert_close, float32, random_params
 
 from jaxseq.data.corpus import TextData
 from jaxseq.data.packing import Windows
@@ -81,6 +83,49 @@ def test_the_evaluator_sums_losses_tokens_and_the_bytes_they_spell(params):
         "tokens": float(tokens),
         "bytes": len("bc def g\u00e9 cab".encode()),
     }
+
+
+IN_CHUNKS = {
+    "tied": GPTConfig(num_layers=1, width=8, num_heads=2, final_soft_cap=1.0),
+    "untied": GPTConfig(num_layers=1, width=8, num_heads=2, tie_embeddings=False),
+    "recurrent": RNNLMConfig(num_layers=1, width=8, tie_embeddings=False),
+}
+
+
+@pytest.mark.parametrize("name", IN_CHUNKS)
+def test_a_loss_in_chunks_is_the_loss(name):
+    whole, chunks = TASK, LanguageModel(loss_chunk=2)
+    model = chunks.resolve(IN_CHUNKS[name], DATA, TOKENIZER)
+    params = float32(random_params(model.build(), jnp.zeros((1, 1), jnp.int32)))
+    if name == "untied":
+        up = jnp.linspace(-1.0, 1.0, 20).reshape(2, 10)
+        adapter = {"lora_down": jnp.ones((8, 2)), "lora_up": up, "lora_scale": jnp.float32(0.5)}
+        params["output"] |= adapter
+    batch = windows(["abc def g\u00e9 cab"], separate=False)
+    found = [
+        jax.jit(jax.value_and_grad(partial(task.loss, model), has_aux=True))(params, batch)
+        for task in (chunks, whole)
+    ]
+    assert_close(*found, "float32")
+    if name == "recurrent":
+        rows = [task.evaluator(model, TOKENIZER)(params, batch) for task in (chunks, whole)]
+        assert_close(*rows, "float32")
+
+
+def test_a_loss_in_chunks_needs_hidden_states():
+    class Opaque:
+        separates_documents = True
+
+        def resolve(self, **_):
+            return self
+
+        def build(self, deterministic=True):
+            return nn.Dense(3)
+
+    with pytest.raises(UserError, match=r"--task.loss-chunk .* Opaque"):
+        LanguageModel(loss_chunk=2).resolve(Opaque(), DATA, TOKENIZER)
+    with pytest.raises(UserError, match=r"--task.loss-chunk is -1"):
+        LanguageModel(loss_chunk=-1).resolve(GPTConfig(), DATA, TOKENIZER)
 
 
 def test_packed_documents_need_a_model_that_keeps_them_apart():

@@ -1,15 +1,18 @@
 """What is kept, what is restored, and what happens to damaged files."""
 
+import dataclasses
 import logging
+import resource
 from functools import partial
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jaxseq.errors import UserError
 from jaxseq.models.gpt import GPTConfig
-from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
+from jaxseq.parallel.mesh import MeshConfig, one_device
 from jaxseq.tasks.language_model import LanguageModel
 from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.optimizers import Optimizer
@@ -22,7 +25,7 @@ OPTIMIZER = Optimizer().build(10)
 
 @pytest.fixture(scope="module")
 def state():
-    return create_state(INIT, OPTIMIZER, one_device_mesh(), jax.random.key(3))
+    return create_state(INIT, OPTIMIZER, one_device(), jax.random.key(3))
 
 
 def at(state, step):
@@ -95,7 +98,7 @@ def test_checkpoints_have_names(tmp_path, state):
 # Orbax abandons its other reads of the damaged checkpoint, and says so after its loop is closed.
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(tmp_path, state, caplog):
-    like = abstract_state(INIT, OPTIMIZER, one_device_mesh())
+    like = abstract_state(INIT, OPTIMIZER, one_device())
     with Checkpoints(tmp_path, keep_last=2) as checkpoints:
         checkpoints.save(at(state, 1), 1)
         checkpoints.save(at(state, 2), 2)
@@ -138,6 +141,42 @@ def test_no_room_is_one_line_that_names_the_last_good_one(tmp_path, state, monke
 
 
 def test_nothing_that_can_be_read_is_an_error(tmp_path):
-    like = abstract_state(INIT, OPTIMIZER, one_device_mesh())
+    like = abstract_state(INIT, OPTIMIZER, one_device())
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="can be read"):
         checkpoints.restore(like)
+
+
+# As above: its other writes are abandoned.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_fills_up_while_writing_leaves_the_checkpoint_before(tmp_path, state):
+    """No file may grow beyond 1 kB; the write goes on beside the training and fails there."""
+    like = abstract_state(INIT, OPTIMIZER, one_device())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1), 1)
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            checkpoints.save(at(state, 2), 2)
+            with pytest.raises(UserError, match=r"could not be written.*of step 1; make room"):
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+        assert_same_state(checkpoints.restore(like), at(state, 1))
+
+
+def test_a_checkpoint_of_another_model_is_left_alone_and_its_tensors_named(tmp_path, state):
+    wider = dataclasses.replace(MODEL, width=12)
+    like = abstract_state(partial(LanguageModel().init, wider), OPTIMIZER, one_device())
+    plain = abstract_state(INIT, optax.sgd(0.1), one_device())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1), 1)
+        checkpoints.wait()
+        first = r"params/blocks/attention/key/kernel is \(1, 8, 8\) there and \(1, 12, 8\) here; .*"
+        with pytest.raises(UserError, match=f"checkpoint 1 in .*: {first} and [0-9]+ more; bring"):
+            checkpoints.restore(like)
+        with pytest.raises(UserError, match=r"opt_state/1/0/count is \(\) there and absent here"):
+            checkpoints.restore(plain)
+        assert checkpoints.steps() == [1]

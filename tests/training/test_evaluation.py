@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
-from jaxseq.parallel.sharding import batch_sharding
+from jaxseq.parallel.mesh import MeshConfig, one_device
 from jaxseq.training import bootstrap
 from jaxseq.training.bootstrap import bootstrap_intervals
 from jaxseq.training.evaluation import contributions, evaluate
@@ -28,8 +27,8 @@ def test_examples_are_summed_in_float64_on_any_number_of_devices():
     # In float32 the ones would vanish beside 2^24.
     given = [*batches(), {"x": np.array([2**24] + [1] * 7), "counts": np.ones((8, 2), np.int32)}]
     given[-1]["x"] = given[-1]["x"].astype(np.float32)
-    for mesh in (one_device_mesh(), MeshConfig().build(8)):
-        found = evaluate(evaluator, jnp.float32(1), given, batch_sharding(mesh))
+    for mesh in (one_device(), MeshConfig().build(8)):
+        found = evaluate(evaluator, jnp.float32(1), given, mesh)
         x = np.concatenate([batch["x"] for batch in given]).astype(np.float64)
         assert isinstance(found["loss"], float)
         assert found["loss"] == x.sum()
@@ -41,7 +40,7 @@ def test_examples_are_summed_in_float64_on_any_number_of_devices():
 
 def test_contributions_keep_examples_apart_and_in_order():
     given = list(batches())
-    found = list(contributions(evaluator, jnp.float32(2), given, batch_sharding(one_device_mesh())))
+    found = list(contributions(evaluator, jnp.float32(2), given, one_device()))
     assert len(found) == 3
     for rows, batch in zip(found, given, strict=True):
         np.testing.assert_array_equal(rows["loss"], 2 * batch["x"])

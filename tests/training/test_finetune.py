@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny import call, rows, write_experiment
 
-from jaxseq.cli import load_module
+from jaxseq.cli_options import load_module
 from jaxseq.data.labelled import ClassCoder, LabelledText
 from jaxseq.data.tokenizers import WordTokenizer
 from jaxseq.errors import UserError
@@ -22,7 +22,7 @@ from jaxseq.models.bert import BertConfig
 from jaxseq.models.gpt import GPTConfig
 from jaxseq.models.rnn_lm import RNNLMConfig
 from jaxseq.nn.parameters import flatten
-from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
+from jaxseq.parallel.mesh import MeshConfig, one_device
 from jaxseq.tasks.classify import Classify
 from jaxseq.tasks.language_model import LanguageModel
 from jaxseq.training.experiment import Experiment
@@ -124,7 +124,7 @@ def test_resumed_is_uninterrupted_and_does_not_need_the_source(folder, capsys):
     assert call(capsys, "sample", folder / "parts", "--max-new-tokens", 3)[0] == 0
 
     # A run with adapters is a source like any other: they are merged into their kernels.
-    after = copied(folder, folder / "parts", one_device_mesh())
+    after = copied(folder, folder / "parts", one_device())
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-7), after, merge(here))
 
 
@@ -142,7 +142,7 @@ def test_a_run_from_given_parameters_is_a_run(folder, capsys):
         assert status == 0
         theirs = call(capsys, verb[0], folder / "source", *verb[1:])[1]
         assert out.replace('"step": 0', '"step": 40') == theirs
-    params = copied(folder, run_dir, one_device_mesh())
+    params = copied(folder, run_dir, one_device())
     jax.tree.map(np.testing.assert_array_equal, params, source.params)
 
     with pytest.raises(UserError, match="no training to go on with; start from them with --fine"):

@@ -17,8 +17,7 @@ from jaxseq.models.gpt import GPTConfig
 from jaxseq.nn.experts import Experts
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.parameters import flatten
-from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
-from jaxseq.parallel.sharding import batch_sharding
+from jaxseq.parallel.mesh import MeshConfig, one_device
 from jaxseq.reference.linear import adapted_linear
 from jaxseq.tasks.language_model import LanguageModel
 from jaxseq.training.finetune import FineTune, frozen_parameters, initializer
@@ -42,7 +41,7 @@ def frozen(init=INIT, finetune=ADAPTED):
 @pytest.fixture(scope="module")
 def params():
     """Parameters whose adapters do something: those at the start do nothing."""
-    state = create_state(INIT, Optimizer().build(1), one_device_mesh(), jax.random.key(0))
+    state = create_state(INIT, Optimizer().build(1), one_device(), jax.random.key(0))
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
@@ -84,7 +83,7 @@ def test_merged_is_unmerged_and_fresh_adapters_change_nothing(params):
 
 def test_the_base_is_drawn_as_without_adapters(params):
     init = partial(TASK.init, MODEL)
-    plain = create_state(init, Optimizer().build(1), one_device_mesh(), jax.random.key(0)).params
+    plain = create_state(init, Optimizer().build(1), one_device(), jax.random.key(0)).params
     jax.tree.map(np.testing.assert_array_equal, merge(params[0]), plain)
     scales = {path: leaf for path, leaf in flatten(params[0]).items() if path.endswith("_scale")}
     assert {path.split("/")[-2] for path in scales} == {"query", "key", "value", "out", "in"}
@@ -145,7 +144,7 @@ def test_nothing_else_moves():
     rates, key = config.learning_rates(2), jax.random.key(1)
     step = jax.jit(make_train_step(partial(TASK.loss, MODEL), optimizer, rates, key, frozen()))
     for _ in range(2):  # after the first, A has a gradient too
-        state, metrics = step(state, jax.device_put(BATCH, batch_sharding(mesh)))
+        state, metrics = step(state, jax.device_put(BATCH, mesh.batch))
     assert metrics["gradient_norm"] > 0
     after = flatten(jax.device_get(state.params))
     assert {path for path in after if before[path].tobytes() != after[path].tobytes()} == {
@@ -160,7 +159,7 @@ def test_gradients_of_kernels_are_never_computed():
     optimizer = Optimizer(name="sgd", clip_norm=0.0).build(1)
 
     def flops(fixed):
-        state = abstract_state(init, optimizer, one_device_mesh(), fixed)
+        state = abstract_state(init, optimizer, one_device(), fixed)
         step = make_train_step(
             partial(TASK.loss, model), optimizer, lambda _: jnp.zeros(()), jax.random.key(0), fixed
         )
@@ -168,7 +167,7 @@ def test_gradients_of_kernels_are_never_computed():
 
     kernels = sum(
         leaf.size
-        for path, leaf in flatten(abstract_state(init, optimizer, one_device_mesh()).params).items()
+        for path, leaf in flatten(abstract_state(init, optimizer, one_device()).params).items()
         if path.endswith(("kernel", "embedding/table")) and "position" not in path
     )
     saved = flops(frozenset()) - flops(frozen(init))
@@ -182,7 +181,7 @@ def test_every_adapter_is_used():
         experts=Experts(count=3, per_token=2),
     ).resolve(vocab_size=32, context=8)  # fmt: skip
     init = initializer(TASK, model, ADAPTED)
-    params = create_state(init, Optimizer().build(1), one_device_mesh(), jax.random.key(0)).params
+    params = create_state(init, Optimizer().build(1), one_device(), jax.random.key(0)).params
     gradients = jax.jit(jax.grad(lambda p, batch: TASK.loss(model, p, batch)[0]))(params, BATCH)
     ups = {p: leaf for p, leaf in flatten(gradients).items() if p.endswith("lora_up")}
     assert {path.split("/")[-2] for path in ups} >= {"query", "key", "value", "out", "output"}

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from jaxseq.models.gpt import GPTConfig
-from jaxseq.parallel.mesh import MeshConfig, one_device_mesh
-from jaxseq.parallel.sharding import batch_sharding
+from jaxseq.parallel.mesh import MeshConfig, one_device
 from jaxseq.tasks.language_model import LanguageModel
 from jaxseq.training.optimizers import Optimizer
 from jaxseq.training.state import abstract_state, create_state
@@ -47,14 +46,14 @@ def run(mesh, optimizer_config=ADAMW):
     )
     history = []
     for k in range(STEPS):
-        state, metrics = step(state, jax.device_put(batch(k), batch_sharding(mesh)))
+        state, metrics = step(state, jax.device_put(batch(k), mesh.batch))
         history.append({name: float(value) for name, value in metrics.items()})
     return history, jax.device_get(state.params)
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return run(one_device_mesh())
+    return run(one_device())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_one_device_is_eight(alone, mesh):
 
 
 def test_a_second_run_is_bitwise_the_first(alone):
-    history, params = run(one_device_mesh())
+    history, params = run(one_device())
     assert history == alone[0]
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(alone[1]), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -113,7 +112,7 @@ def test_parameters_and_averages_are_born_divided():
 
 
 def test_a_batch_without_a_single_target_changes_nothing_but_the_count():
-    mesh = one_device_mesh()
+    mesh = one_device()
     config = Optimizer(weight_decay=0.0)
     optimizer = config.build(STEPS)
     state = create_state(partial(LanguageModel().init, MODEL), optimizer, mesh, jax.random.key(0))
