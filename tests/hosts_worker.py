@@ -21,13 +21,16 @@ def state(step: int, sharding: NamedSharding | None = None) -> TrainState:
     """A state that tells its step, on the devices of `sharding` or as NumPy arrays."""
     whole = {"kernel": np.arange(32.0, dtype=np.float32).reshape(4, 8) + step}
 
+    found = TrainState(np.array(step, np.int32), whole, {"mu": whole}, None)
+    if sharding is None:
+        return found
+    scalar = NamedSharding(sharding.mesh, PartitionSpec())
+
     def place(array: np.ndarray) -> jax.Array:
-        spec = sharding.spec if array.ndim else PartitionSpec()
-        there = NamedSharding(sharding.mesh, spec)
+        there = sharding if array.ndim else scalar
         return jax.make_array_from_callback(array.shape, there, lambda index: array[index])
 
-    found = TrainState(np.array(step, np.int32), whole, {"mu": whole}, None)
-    return found if sharding is None else jax.tree.map(place, found)
+    return jax.tree.map(place, found)
 
 
 def batches(mesh: jax.sharding.Mesh) -> None:

@@ -89,6 +89,8 @@ class HostWatch:
 
         The runtime lives in process 0: without it, those that have not left would abort.
         """
+        # Others may be in `_missing` and wait for this process, which looks no more.
+        threading.Thread(target=self._missing, daemon=True).start()
         if self._me != 0:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
                 self._client.key_value_set(f"{_HEARD}{self._me}", "")
@@ -120,4 +122,6 @@ class HostWatch:
 
 def _of_the_network(error: BaseException) -> bool:
     """Whether it may be another process's death that shows here: collectives have failed."""
+    if isinstance(error, UserError):
+        return False
     return any(word in str(error) for word in ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED"))

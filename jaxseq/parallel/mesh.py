@@ -96,7 +96,7 @@ class MeshConfig:
         """
         rules = self.table()
         devices = jax.devices() if devices is None else devices
-        sizes = self._sizes(batch_size, devices)
+        sizes = self._sizes(batch_size, devices, rules)
         shards = math.prod(sizes[axis] for axis in targets("batch", rules))
         if batch_size % shards:
             over = " x ".join(
@@ -128,7 +128,9 @@ class MeshConfig:
             table[name] = axes[0] if len(axes) == 1 else axes or None
         return table
 
-    def _sizes(self, batch_size: int, devices: Sequence[jax.Device]) -> dict[str, int]:
+    def _sizes(
+        self, batch_size: int, devices: Sequence[jax.Device], rules: Rules
+    ) -> dict[str, int]:
         """The size of every axis, slowest first."""
         sizes = {axis: getattr(self, axis) for axis in AXES}
         asked = " x ".join(f"{name} {size}" for name, size in sizes.items() if size != 1) or "1"
@@ -147,7 +149,7 @@ class MeshConfig:
         if free:
             sizes[free[0]] = max(len(devices) // fixed, 1)
             if free == ["data"] and jax.process_count() == 1:
-                rows = sizes["fsdp"] * sizes["expert"]
+                rows = math.prod(sizes[axis] for axis in targets("batch", rules) if axis != "data")
                 while sizes["data"] > 1 and batch_size % (sizes["data"] * rows):
                     sizes["data"] -= 1
         used = math.prod(sizes.values())

@@ -1,11 +1,12 @@
 """The one table of rules: which mesh axis divides which axis of an array.
 
 Layers name the axes of their parameters and activations by what they mean; `RULES` maps those names
-to mesh axes. Reading it as sentences: the rows of a batch are divided over `data`, `fsdp` and
-`expert`; the model width of parameters over `fsdp` (gathered again just before use); heads,
-feed-forward and vocabulary over `tensor`, because each layer then needs one sum over devices at its
-end; between layers, where nothing mixes time, that sum is left divided over time ("residual_time",
-Korthikanti et al. 2022, arXiv:2205.05198).
+to mesh axes. Reading it as sentences: the rows of a batch are divided over `data`, `fsdp`, `expert`
+and `stage` (a pipeline gathers them over `stage`; what stands before and behind it, such as the
+logits, is then not computed by every stage); the model width of parameters over `fsdp` (gathered
+again just before use); heads, feed-forward and vocabulary over `tensor`, because each layer then
+needs one sum over devices at its end; between layers, where nothing mixes time, that sum is left
+divided over time ("residual_time", Korthikanti et al. 2022, arXiv:2205.05198).
 
 A mesh is put around a trace by `jax.set_mesh`, the rules by `use_rules`; without a mesh every
 function here says that nothing is divided.
@@ -38,7 +39,7 @@ RULES: Rules = {
     "norm": None,
     "layers": "stage",
     # of activations
-    "batch": ("data", "fsdp", "expert"),
+    "batch": ("data", "fsdp", "expert", "stage"),
     "time": "context",
     "residual_time": ("context", "tensor"),
 }

@@ -238,5 +238,6 @@ def _mb(count: int) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The end of the chain of reasons that TensorStore gives, without the paths before it."""
-    return (str(error) or type(error).__name__).splitlines()[0].rsplit('": ', 1)[-1]
+    """The end of the chain of reasons that TensorStore gives, without paths and settings."""
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return first.partition(" [tensorstore_spec")[0].rsplit('": ', 1)[-1]

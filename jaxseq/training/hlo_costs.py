@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxseq.training.hlo import DEVICE, Computation, Instruction, Module, Shape, parse
 from jaxseq.training.hlo_flops import flops
+from jaxseq.training.hlo_loops import Frame, turns
 
 COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
@@ -77,7 +78,7 @@ class Costs:
 def program_costs(text: str) -> Costs:
     """The costs of one run of a compiled program, given its text (`compiled.as_text()`)."""
     walk = _Walk(parse(text))
-    walk.visit(walk.module.entry, 1)
+    walk.visit(Frame(walk.module.entry), 1)
     unknown = tuple(f"{name} ({count} times)" for name, count in walk.unknown.items())
     return Costs(tuple(walk.operations), tuple(walk.collectives), unknown)
 
@@ -91,11 +92,11 @@ class _Walk:
         self.collectives: list[Collective] = []
         self.unknown: Counter[str] = Counter()
 
-    def visit(self, computation: Computation, times: int) -> None:
+    def visit(self, frame: Frame, times: int) -> None:
         """The instructions of a computation that runs `times` times."""
         exchanges: dict[str, list[Collective]] = {}
-        for instruction in computation.instructions.values():
-            self._instruction(computation, instruction, times, exchanges)
+        for instruction in frame.computation.instructions.values():
+            self._instruction(frame, instruction, times, exchanges)
         for met in exchanges.values():
             # One that is spread over several kernels is named in each of them.
             hidden = len(met) > 1 or met[0].hidden
@@ -103,23 +104,23 @@ class _Walk:
 
     def _instruction(
         self,
-        computation: Computation,
+        frame: Frame,
         instruction: Instruction,
         times: int,
         exchanges: dict[str, list[Collective]],
     ) -> None:
-        opcode = instruction.opcode
+        computation, opcode = frame.computation, instruction.opcode
         if opcode in _FREE or opcode.endswith(("-done", "-update")):
             return
         if opcode == "while":
-            turns = self._turns(computation, instruction)
-            for name in instruction.called():
-                self.visit(self.module.computations[name], times * turns)
+            found = turns(self.module, frame, instruction)
+            if found is None:
+                self.unknown[f"loop {instruction.name}, counted once"] += 1
+            self._call(frame, instruction, times * (1 if found is None else found))
         elif opcode == "conditional":
-            self._dearest_branch(instruction, times)
+            self._dearest_branch(frame, instruction, times)
         elif opcode in ("call", "call-start", "async-start"):
-            for name in instruction.called():
-                self.visit(self.module.computations[name], times)
+            self._call(frame, instruction, times)
         elif opcode.removesuffix("-start") in COLLECTIVES:
             self._exchange(computation, instruction, times, exchanges, fused=False)
         else:
@@ -133,7 +134,11 @@ class _Walk:
 
     # ---- control flow -----------------------------------------------------------------------
 
-    def _dearest_branch(self, instruction: Instruction, times: int) -> None:
+    def _call(self, frame: Frame, instruction: Instruction, times: int) -> None:
+        for name in instruction.called():
+            self.visit(Frame(self.module.computations[name], frame, instruction), times)
+
+    def _dearest_branch(self, frame: Frame, instruction: Instruction, times: int) -> None:
         names = re.findall(r"%([\w.-]+)", instruction.attribute("branch_computations") or "")
         for name in ("true_computation", "false_computation"):
             found = instruction.attribute(name)
@@ -141,7 +146,7 @@ class _Walk:
         walks = []
         for name in names:
             walk = _Walk(self.module)
-            walk.visit(self.module.computations[name], times)
+            walk.visit(Frame(self.module.computations[name], frame, instruction), times)
             costs = Costs(tuple(walk.operations), (), ())
             walks.append(((costs.flops, costs.bytes), walk))
         if walks:
@@ -149,53 +154,6 @@ class _Walk:
             self.operations += walk.operations
             self.collectives += walk.collectives
             self.unknown += walk.unknown
-
-    def _turns(self, computation: Computation, loop: Instruction) -> int:
-        """How often a loop turns: said by the compiler, or read off its condition."""
-        said = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
-        if said:
-            return int(said[1])
-        condition = self.module.computations[(loop.attribute("condition") or "").lstrip("%")]
-        bounds = self._compared(condition, condition.root)
-        if bounds is not None:
-            start = computation.instructions[loop.operands[0]]
-            ends = [self._known(computation, start, condition, bound) for bound in bounds]
-            if None not in ends:
-                # A counter that goes from 0 up by 1: what scans and fori_loops compile to.
-                return max(abs(ends[1] - ends[0]), 1)  # type: ignore[operator]
-        self.unknown[f"loop {loop.name}, counted once"] += 1
-        return 1
-
-    def _compared(
-        self, condition: Computation, root: Instruction
-    ) -> tuple[Instruction, Instruction] | None:
-        """The two numbers whose comparison ends a loop, as instructions of its condition."""
-        if root.opcode == "fusion":
-            inner = self.module.computations[root.called()[0]]
-            found = self._compared(inner, inner.root)
-            if found is None or any(number.opcode != "parameter" for number in found):
-                return None
-            outside = (root.operands[int(number.argument)] for number in found)
-            first, second = (condition.instructions[name] for name in outside)
-            return first, second
-        if root.opcode != "compare":
-            return None
-        first, second = condition.operands(root)
-        return first, second
-
-    def _known(
-        self, computation: Computation, start: Instruction, condition: Computation, at: Instruction
-    ) -> int | None:
-        """The value that a number of a loop's condition has before the first turn."""
-        if at.opcode == "constant" and at.argument.lstrip("-").isdigit():
-            return int(at.argument)
-        if at.opcode in ("bitcast", "copy", "convert"):
-            return self._known(computation, start, condition, next(condition.operands(at)))
-        if at.opcode == "get-tuple-element" and start.opcode == "tuple":
-            carried = computation.instructions[start.operands[at.numbers("index")[0]]]
-            empty = dataclasses.replace(start, operands=())
-            return self._known(computation, empty, computation, carried) if start.operands else None
-        return None
 
     # ---- what is in a kernel ----------------------------------------------------------------
 

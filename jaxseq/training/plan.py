@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -228,7 +228,8 @@ def _plan_decoding(model: GPTConfig, program: Program) -> StepPlan:
     def decode(params: PyTree, held: tuple, tokens: Any) -> tuple[Any, tuple]:
         length = jnp.int32(model.context - 1)
         cache = BlockCache(KVCache(*held))
-        logits, cache = module.apply({"params": params}, tokens, cache, length, method="decode")
+        found = module.apply({"params": params}, tokens, cache, length, method="decode")
+        logits, cache = cast(tuple, found)  # apply is typed for modules that return anything
         return logits[:, -1].argmax(-1), (cache.own.key, cache.own.value)
 
     heads = targets("heads", layout.rules)

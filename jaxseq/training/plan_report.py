@@ -135,6 +135,7 @@ def _step_tree(plan: Plan, step: StepPlan) -> dict[str, Any]:
 
 def _rows(plan: Plan) -> list[list[str]]:
     steps = plan.steps
+    all_costs = [step.costs for step in steps]
     totals = [step.memory.total for step in steps]
     size, size_name = _unit(max(totals), BINARY)
 
@@ -156,8 +157,8 @@ def _rows(plan: Plan) -> list[list[str]]:
         of_memory("activations, gradients", [step.memory.activations for step in steps]),
         of_memory("outputs", [step.memory.outputs for step in steps]),
         of_memory("total", totals),
-        of_costs("operations", "FLOP", [step.costs and step.costs.flops for step in steps]),
-        of_costs("bytes moved", "B", [step.costs and step.costs.bytes for step in steps]),
+        of_costs("operations", "FLOP", [costs.flops if costs else None for costs in all_costs]),
+        of_costs("bytes moved", "B", [costs.bytes if costs else None for costs in all_costs]),
         ["tokens", *(f"{step.tokens:,}" for step in steps)],
         ["time at best, ms", *(_milliseconds(step) for step in steps)],
         ["bound by", *(step.roofline.bound if step.roofline else "?" for step in steps)],

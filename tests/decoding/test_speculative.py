@@ -107,7 +107,7 @@ def exact_distribution(model, params, prompt, sampling):
     """The probability of every continuation of LENGTH tokens, by the twin."""
     texts = np.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
     whole = np.concatenate([np.tile(prompt, (len(texts), 1)), texts], axis=1)
-    logits = np.asarray(model.apply({"params": params}, jnp.asarray(whole)), np.float64)
+    logits = np.asarray(jax.jit(model.apply)({"params": params}, whole), np.float64)
     likely = np.ones(len(texts))
     options = dataclasses.asdict(sampling)
     for i in range(LENGTH):

@@ -80,15 +80,16 @@ def test_packed_texts_equal_separate_ones() -> None:
     module = Bert(CONFIG)
     tokens = jnp.asarray(TOKENS)
     params = {"params": float32(random_params(module, tokens))}
-    packed = module.apply(
+    apply = jax.jit(module.apply)
+    packed = apply(
         params,
         tokens[:1],
         segments=jnp.array([[1, 1, 2, 2, 2]]),
         positions=jnp.array([[0, 1, 0, 1, 2]]),
     )
     with jax.default_matmul_precision("highest"):
-        first = module.apply(params, tokens[:1, :2])
-        second = module.apply(params, tokens[:1, 2:])
+        first = apply(params, tokens[:1, :2])
+        second = apply(params, tokens[:1, 2:])
     assert_close(packed, jnp.concatenate([first, second], axis=1), "float32")
 
 
@@ -96,8 +97,9 @@ def test_padding_changes_nothing() -> None:
     module = CONFIG.build("classification")
     params = {"params": float32(random_params(module, jnp.asarray(TOKENS)))}
     junk = np.where(SEGMENTS == 0, 10_000_000, TOKENS)
-    one = module.apply(params, jnp.asarray(TOKENS), **INPUTS)
-    other = module.apply(params, jnp.asarray(junk), **INPUTS)
+    apply = jax.jit(module.apply)
+    one = apply(params, jnp.asarray(TOKENS), **INPUTS)
+    other = apply(params, jnp.asarray(junk), **INPUTS)
     np.testing.assert_array_equal(one, other)
     assert np.isfinite(one).all()
 

@@ -69,7 +69,7 @@ def test_nothing_in_the_padding_matters(rung):
 def test_equals_its_twin(rung):
     module, params = build(rung)
     words, _, features, lengths = inputs = sentences()
-    chain = module.apply({"params": params}, *inputs)
+    chain = jax.jit(module.apply)({"params": params}, *inputs)
     twin = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     tags = np.array([0, 2, 1, 1])
     joint = score(chain, jnp.broadcast_to(jnp.asarray(tags), (3, 4)))
@@ -93,9 +93,8 @@ def test_a_hidden_markov_model_is_a_distribution_over_words_and_tags():
         grid = np.stack(np.meshgrid(*[np.arange(7)] * length), -1).reshape(-1, length)
         words = jnp.asarray(grid)
         blank = jnp.zeros((*words.shape, 1), jnp.int32)
-        chain = module.apply(
-            {"params": params}, words, blank, blank, jnp.full(len(words), length, jnp.int32)
-        )
+        lengths = jnp.full(len(words), length, jnp.int32)
+        chain = jax.jit(module.apply)({"params": params}, words, blank, blank, lengths)
         total += float(jnp.exp(log_partition(chain)).sum())
     onward = jax.nn.softmax(params["transitions"])
     first = jax.nn.softmax(params["initial"])
@@ -105,7 +104,7 @@ def test_a_hidden_markov_model_is_a_distribution_over_words_and_tags():
 
 def test_a_softmax_is_a_chain_without_transitions():
     module, params = build("softmax")
-    chain = module.apply({"params": params}, *sentences())
+    chain = jax.jit(module.apply)({"params": params}, *sentences())
     paths, _ = viterbi(chain)
     inside = np.arange(4) < np.asarray(LENGTHS)[:, None]
     best = np.argmax(chain.emissions, axis=-1)
@@ -135,7 +134,7 @@ def test_a_scheme_forbids_its_illegal_paths():
     config = config.resolve(("O", "B-X", "I-X"), **SIZES)
     module = Tagger(config)
     params = nn.unbox(module.init(jax.random.key(0), *sentences())["params"])
-    chain = module.apply({"params": params}, *sentences())
+    chain = jax.jit(module.apply)({"params": params}, *sentences())
     assert np.isneginf(score(chain, jnp.full((3, 4), 2))[0])  # a sentence of I-X alone
     assert np.isfinite(score(chain, jnp.array([[1, 2, 2, 0]] * 3))[0])
 

@@ -83,7 +83,7 @@ def test_dropout_needs_a_rate_and_a_key() -> None:
 
     def run(layer, seed):
         rngs = {"dropout": jax.random.key(seed)}
-        return np.asarray(layer.apply(params, x, positions=positions, rngs=rngs)[0])
+        return np.asarray(jax.jit(layer.apply)(params, x, positions=positions, rngs=rngs)[0])
 
     plain = run(self_attention_layer(), 0)
     np.testing.assert_array_equal(run(self_attention_layer(dropout_rate=0.5), 0), plain)
@@ -115,7 +115,7 @@ def test_cached_steps_equal_the_whole_sequence() -> None:
     x, positions = jnp.asarray(X, jnp.float32), jnp.arange(5)[None]
     params = random_params(layer, x, positions=positions)
     params = {"params": jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)}
-    full, no_cache = layer.apply(params, x, positions=positions)
+    full, no_cache = jax.jit(layer.apply)(params, x, positions=positions)
     assert no_cache is None
 
     @jax.jit

@@ -216,7 +216,7 @@ def test_parameters_and_caches_are_those_of_the_scanned_stack() -> None:
         return variables, jax.tree.leaves(written), weights
 
     expected = jax.eval_shape(shapes)
-    with MeshConfig(stage=4, data=2).build(2).use():
+    with MeshConfig(stage=4, data=2).build(8).use():
         actual = jax.eval_shape(lambda: shapes())
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     assert jax.tree.leaves(actual) == jax.tree.leaves(expected)

@@ -155,7 +155,8 @@ def test_a_transformer_answers_too(capsys, tmp_path):
     inputs = jnp.asarray([[TOKENIZER.start, *written[:-1]]])
     source = jnp.asarray(TOKENIZER.example("cab")["source"])[None]
     lengths = jnp.asarray([len(written)])
-    logits, _ = model.build().apply({"params": params}, source, jnp.asarray([3]), inputs, lengths)
+    read = jax.jit(model.build().apply)
+    logits, _ = read({"params": params}, source, jnp.asarray([3]), inputs, lengths)
     log_probs = jax.nn.log_softmax(logits[0])[jnp.arange(len(written)), jnp.asarray(written)]
     assert answer["score"] == pytest.approx(float(log_probs.sum()), abs=1e-3)
 

@@ -105,7 +105,9 @@ def test_a_loop_whose_count_stands_in_its_condition():
   %i = s32[] get-tuple-element(%s), index=0
   %x = f32[4,4]{1,0:T(8,128)} get-tuple-element(%s), index=1
   %y = f32[4,4]{1,0:T(8,128)} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-  ROOT %t = (s32[]{:T(128)}, f32[4,4]{1,0:T(8,128)}) tuple(%i, %y)
+  %one = s32[] constant(1)
+  %j = s32[] add(%i, %one)
+  ROOT %t = (s32[]{:T(128)}, f32[4,4]{1,0:T(8,128)}) tuple(%j, %y)
 }
 
 %condition (s.1: (s32[], f32[4,4])) -> pred[] {
@@ -123,10 +125,29 @@ def test_a_loop_whose_count_stands_in_its_condition():
 body=%body"""
     assert program_costs(program(lines.replace("START", "0"), others)).flops == 7 * 2 * 4**3
     assert program_costs(program(lines.replace("START", "2"), others)).flops == 5 * 2 * 4**3
+    by_two = others.replace("constant(1)", "constant(2)")
+    assert program_costs(program(lines.replace("START", "0"), by_two)).flops == 4 * 2 * 4**3
     unknown = others.replace("constant(7)", "add(%i.1, %i.1)")
     found = program_costs(program(lines.replace("START", "0"), unknown))
     assert found.flops == 2 * 4**3
     assert found.unknown == ("loop w, counted once (1 times)",)
+
+
+def test_a_loop_that_a_causal_mask_shortens_counts_whole():
+    """As often as it turns at most: its end depends on the loop around it."""
+
+    def row(total, i):
+        def add(j, x):
+            return x + jnp.matmul(x, x) * j
+
+        end = jnp.minimum(jnp.maximum(0, i // 2 + 1), 6)
+        return jax.lax.fori_loop(0, end, add, total), None
+
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    compiled = jax.jit(lambda x, n: jax.lax.scan(row, x, jnp.arange(n))[0], static_argnums=1)
+    found = program_costs(compiled.lower(x, 16).compile().as_text())
+    assert found.unknown == ()
+    assert found.flops == 16 * 6 * 2 * 8**3
 
 
 def test_bytes_are_those_of_main_memory():
