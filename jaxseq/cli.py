@@ -14,6 +14,7 @@ import tyro
 
 from jaxseq.cli_convert import convert
 from jaxseq.cli_options import nearest, parse, rounded
+from jaxseq.cli_plan import plan
 from jaxseq.cli_tokenizer import tokenizer
 from jaxseq.cli_train import train
 from jaxseq.decoding.sampling import SamplingConfig
@@ -80,9 +81,11 @@ def evaluate(argv: list[str]) -> int:
     """The metrics of a run on its whole validation or test split."""
     options = parse(Evaluate, argv, prog="jaxseq evaluate")
 
+    from jaxseq.training.compile_cache import keep_compiled_programs
     from jaxseq.training.evaluation import evaluate_run
     from jaxseq.training.run_directory import read_run
 
+    keep_compiled_programs()
     run = read_run(options.run_dir, options.checkpoint)
     found = evaluate_run(run, options.run_dir, options.split)
     metrics = {"step": run.step} | found.metrics
@@ -127,8 +130,10 @@ def sample(argv: list[str]) -> int:
     """Text from a run's model, streamed to the terminal."""
     options = parse(Sample, argv, prog="jaxseq sample")
 
+    from jaxseq.training.compile_cache import keep_compiled_programs
     from jaxseq.training.run_directory import read_run
 
+    keep_compiled_programs()
     run = read_run(options.run_dir, options.checkpoint)
     task = run.experiment.task
     if not hasattr(task, "write"):
@@ -168,8 +173,10 @@ def predict(argv: list[str]) -> int:
     options = parse(Predict, argv, prog="jaxseq predict")
 
     from jaxseq.data.text import read_lines
+    from jaxseq.training.compile_cache import keep_compiled_programs
     from jaxseq.training.run_directory import read_run
 
+    keep_compiled_programs()
     run = read_run(options.run_dir, options.checkpoint)
     lines = read_lines(None if options.input == "-" else Path(options.input))
     for answer in run.answers(lines):
@@ -182,6 +189,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "sample": sample,
     "predict": predict,
+    "plan": plan,
     "tokenizer": tokenizer,
     "convert": convert,
 }

@@ -7,6 +7,7 @@ have; a link's speed is what is reached of it ("How to Scale Your Model", Austin
 stands in no table is measured: by a matrix product and a copy.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -107,11 +108,12 @@ def _speeds(device: Any) -> tuple[float, float]:
         known = json.loads(file.read_text(encoding="utf-8"))
     if key not in known:
         known[key] = [measure_flops(device), measure_bandwidth(device)]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Another process may read meanwhile: the file is there whole or not at all.
-        new = file.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        new.replace(file)
+        with contextlib.suppress(OSError):  # where nothing can be kept, it is measured each time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Another process may read meanwhile: the file is there whole or not at all.
+            new = file.with_suffix(f".{os.getpid()}")
+            new.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            new.replace(file)
     flops, bandwidth = known[key]
     return flops, bandwidth
 

@@ -18,11 +18,14 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path, start: int):
-        """Opens the files, keeping the rows up to step `start`."""
+        """Opens the files, keeping the rows up to step `start`; UserError as for `write`."""
         path = run_dir / METRICS_FILE
         kept = [row for row in read_metrics(run_dir) if row["step"] <= start]
         unfinished = path.with_name(path.name + ".tmp")
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        try:
+            unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
+        except OSError as error:
+            raise _not_written(path, start, error) from error
         unfinished.replace(path)
         # Unbuffered: a row is on disk when it is written, or the error is raised there and then.
         self._file = path.open("ab", buffering=0)
@@ -42,12 +45,16 @@ class MetricsLog:
         try:
             self._file.write((json.dumps({"step": step, "split": split} | values) + "\n").encode())
         except OSError as error:
-            raise UserError(
-                f"cannot write {self._file.name} at step {step}: {error.strerror}; make room and "
-                "run the same command again: it goes on from the last checkpoint"
-            ) from error
+            raise _not_written(Path(self._file.name), step, error) from error
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def _not_written(path: Path, step: int, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path} at step {step}: {error.strerror}; make room and run the same command "
+        "again: it goes on from the last checkpoint"
+    )
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

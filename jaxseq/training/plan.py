@@ -192,7 +192,7 @@ def _plan_training(prepared: Prepared, program: Program, batch: PyTree, tokens: 
     return _compiled(
         "train",
         program.layout,
-        lambda: program.train_step.lower(state, batch),  # type: ignore[attr-defined]
+        lambda: cast(Any, program.train_step).lower(state, batch),  # a compiled function
         tokens=tokens,
         model_flops=model_flops,
         parameters=state.params,
@@ -278,10 +278,13 @@ def _compiled(
         memory = Memory(*given, outputs=0, activations=temporaries, limit=chip.memory_bytes)
         return StepPlan(name, tokens, model_flops, memory, seconds, None, None)
     sizes = compiled.memory_analysis()
+    # An argument that a program has no use for is not among its own.
+    parameters = min(given[0], sizes.argument_size_in_bytes)
+    optimizer = min(given[1], sizes.argument_size_in_bytes - parameters)
     memory = Memory(
-        parameters=given[0],
-        optimizer=given[1],
-        inputs=sizes.argument_size_in_bytes - given[0] - given[1],
+        parameters=parameters,
+        optimizer=optimizer,
+        inputs=sizes.argument_size_in_bytes - parameters - optimizer,
         outputs=sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
         activations=sizes.temp_size_in_bytes,
         limit=chip.memory_bytes,

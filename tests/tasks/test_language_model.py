@@ -27,7 +27,10 @@ MODEL = TASK.resolve(GPTConfig(num_layers=1, width=8, num_heads=2, dropout=0.5),
 
 @pytest.fixture(scope="module")
 def params():
-    return nn.unbox(TASK.init(MODEL, jax.random.key(0)))
+    return nn.unbox(jax.jit(partial(TASK.init, MODEL))(jax.random.key(0)))
+
+
+loss_of = jax.jit(partial(TASK.loss, MODEL))
 
 
 def windows(texts, *, separate):
@@ -39,7 +42,7 @@ def windows(texts, *, separate):
 
 def test_the_loss_is_minus_the_log_probability_of_each_next_token(params):
     batch = windows(["abc def g\u00e9 cab"], separate=False)
-    loss_sum, weight = TASK.loss(MODEL, params, batch)
+    loss_sum, weight = loss_of(params, batch)
     logits = np.asarray(jax.jit(GPT(MODEL).apply)({"params": params}, batch["inputs"]), np.float64)
     expected = 0.0
     for b, t in zip(*np.nonzero(batch["mask"]), strict=True):
@@ -52,13 +55,13 @@ def test_the_loss_is_minus_the_log_probability_of_each_next_token(params):
 def test_packed_documents_cost_what_they_cost_alone(params):
     """Attention, positions and targets stay inside each document."""
     texts = ["abc", "de f", "ga"]
-    packed = TASK.loss(MODEL, params, windows(texts, separate=True))
+    packed = loss_of(params, windows(texts, separate=True))
     alone = np.zeros(2)
     for text in texts:
         ids = jnp.asarray(TOKENIZER.encode(text))[None]
         mask = jnp.ones((1, len(text) - 1), bool)
         batch = {"inputs": ids[:, :-1], "targets": ids[:, 1:], "mask": mask}
-        alone += np.array(TASK.loss(MODEL, params, batch))
+        alone += np.array(loss_of(params, batch))
     assert alone[1] == 2 + 3 + 1
     np.testing.assert_allclose(packed, alone, rtol=1e-5)
 
@@ -66,7 +69,7 @@ def test_packed_documents_cost_what_they_cost_alone(params):
 def test_dropout_is_on_where_a_key_is_given(params):
     batch = windows(["abc def g\u00e9 cab"], separate=False)
     plain, first, again, other = (
-        float(TASK.loss(MODEL, params, batch, key)[0])
+        float(loss_of(params, batch, key)[0])
         for key in (None, jax.random.key(1), jax.random.key(1), jax.random.key(2))
     )
     assert first == again
@@ -76,7 +79,7 @@ def test_dropout_is_on_where_a_key_is_given(params):
 def test_the_evaluator_sums_losses_tokens_and_the_bytes_they_spell(params):
     batch = windows(["abc def g\u00e9 cab"], separate=False)
     found = TASK.evaluator(MODEL, TOKENIZER)(params, batch)
-    loss, tokens = TASK.loss(MODEL, params, batch)
+    loss, tokens = loss_of(params, batch)
     # Every character but the first is a target, and \u00e9 is two bytes.
     assert {name: float(rows.sum()) for name, rows in found.items()} == {
         "loss": pytest.approx(float(loss), rel=1e-6),

@@ -1,6 +1,7 @@
 """The sequence-to-sequence task: its loss, its counts, its answers and its picture."""
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -31,7 +32,7 @@ MODEL = TASK.resolve(
 
 @pytest.fixture(scope="module")
 def params():
-    return nn.unbox(TASK.init(MODEL, jax.random.key(0)))
+    return nn.unbox(jax.jit(partial(TASK.init, MODEL))(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +46,32 @@ def batch():
 def test_the_loss_is_minus_the_log_probability_of_targets_and_ends(params, batch):
     expected, count = 0.0, 0
     names = ("source", "source_lengths", "inputs", "target_lengths")
-    logits, _ = RNNSeq2Seq(MODEL).apply({"params": params}, *(batch[name] for name in names))
+    logits, _ = jax.jit(RNNSeq2Seq(MODEL).apply)(
+        {"params": params}, *(batch[name] for name in names)
+    )
     for b, (_, target) in enumerate(PAIRS):
         numbers = [*TOKENIZER.target.encode(target.split()), TOKENIZER.end]
         rows = np.asarray(logits[b], np.float64)
         for row, number in zip(rows, numbers, strict=False):
             expected -= row[number] - np.log(np.exp(row).sum())
         count += len(numbers)
-    loss, weight = TASK.loss(MODEL, params, batch)
+    loss, weight = jax.jit(partial(TASK.loss, MODEL))(params, batch)
     assert weight == count == 3 + 2 + 1 + 3
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_coverage_adds_what_looking_twice_costs(params, batch):
     """Each source has one to three places and each target an end more: some place is seen twice."""
-    plain, weight = TASK.loss(MODEL, params, batch)
+    plain, weight = jax.jit(partial(TASK.loss, MODEL))(params, batch)
     covering = dataclasses.replace(TASK, coverage=0.5)
     names = ("source", "source_lengths", "inputs", "target_lengths")
-    _, looks = RNNSeq2Seq(MODEL).apply({"params": params}, *(batch[name] for name in names))
+    _, looks = jax.jit(RNNSeq2Seq(MODEL).apply)(
+        {"params": params}, *(batch[name] for name in names)
+    )
     inside = np.arange(looks.shape[1])[None] < np.asarray(batch["target_lengths"])[:, None]
     twice, _ = coverage_loss(looks, jnp.asarray(inside))
     assert float(twice) > 0.5
-    loss, same_weight = covering.loss(MODEL, params, batch)
+    loss, same_weight = jax.jit(partial(covering.loss, MODEL))(params, batch)
     assert float(loss) == pytest.approx(float(plain) + 0.5 * float(twice), rel=1e-6)
     assert same_weight == weight
 
@@ -140,11 +145,11 @@ TRANSFORMER = EncoderDecoderConfig(
 
 def test_a_transformer_answers_too(capsys, tmp_path):
     model = TASK.resolve(TRANSFORMER, DatesData(), TOKENIZER)
-    params = nn.unbox(TASK.init(model, jax.random.key(0)))
+    params = nn.unbox(jax.jit(partial(TASK.init, model))(jax.random.key(0)))
     examples = [TOKENIZER.example(*pair) for pair in PAIRS]
     (found,) = ragged_evaluation_batches(Ragged(examples, "source", 5))
     batch = {name: jnp.asarray(array) for name, array in found.items()}
-    loss, weight = TASK.loss(model, params, batch)
+    loss, weight = jax.jit(partial(TASK.loss, model))(params, batch)
     assert weight == 9
     assert np.isfinite(float(loss))
     TASK.show(model, params, TOKENIZER, ("cab", "a b"), tmp_path)
@@ -163,7 +168,7 @@ def test_a_transformer_answers_too(capsys, tmp_path):
 
 def test_alignments_of_a_transformer_are_means_of_its_last_layer():
     model = TASK.resolve(TRANSFORMER, DatesData(), TOKENIZER)
-    params = nn.unbox(TASK.init(model, jax.random.key(0)))
+    params = nn.unbox(jax.jit(partial(TASK.init, model))(jax.random.key(0)))
     source, lengths = jnp.asarray([[1, 2, 3, 0], [2, 0, 0, 0]]), jnp.asarray([3, 1])
     _, written, _, looks = translate(
         model.build(), params, source, lengths,

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import signal
 
 import jax
@@ -47,49 +48,56 @@ def test_the_run_crosses_an_epoch(file, uninterrupted):
     assert windows < 300 * experiment.data.batch_size < 2 * windows
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_a_random_step_and_resumed(file, uninterrupted, seed):
-    run_dir = file.parent / f"killed-{seed}"
-    step = random.Random(seed).randrange(21, 280)
-    process = start_training(file, run_dir, *STEPS)
-    when_at_step(process, run_dir, step, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+def test_interrupted_again_and_again_it_is_the_same_run(file, uninterrupted):
+    """Ctrl-C, SIGTERM and twice kill -9, each in what the one before it left."""
+    run_dir, draw = file.parent / "interrupted", random.Random(0)
+    stops = {
+        30: signal.SIGINT,
+        draw.randrange(61, 120): signal.SIGKILL,
+        150: signal.SIGTERM,
+        draw.randrange(181, 280): signal.SIGKILL,
+    }
+    for step, number in stops.items():
+        process = start_training(file, run_dir, *STEPS)
+        when_at_step(process, run_dir, step, number)
+        output = process.communicate(timeout=120)[0]
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+            last = read_run(run_dir).step
+            assert last % 20 == 0
+        else:
+            assert process.returncode == 128 + number, output
+            last = rows(run_dir)[-1]["step"]
+            assert f"stopped by {number.name} after step {last}, state saved" in output
+            assert f"--run-dir {run_dir}" in output
+            assert read_run(run_dir).step == last
+        begun = f"resumes {run_dir} at step" if step > 30 else f"trains in {run_dir}"
+        assert begun in output
     resumed = start_training(file, run_dir, *STEPS)
     output = resumed.communicate(timeout=300)[0]
     assert resumed.returncode == 0, output
-    assert f"resumes {run_dir} at step" in output
-    assert_same_run(run_dir, uninterrupted)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_by_a_signal_it_saves_says_how_to_go_on_and_does(file, uninterrupted, number):
-    run_dir = file.parent / f"stopped-{number}"
-    process = start_training(file, run_dir, *STEPS)
-    when_at_step(process, run_dir, 30, number)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 128 + number, output
-    last = rows(run_dir)[-1]["step"]
-    assert f"stopped by {number.name} after step {last}, state saved" in output
-    assert f"--run-dir {run_dir}" in output
-    assert read_run(run_dir).step == last
-    resumed = start_training(file, run_dir, *STEPS)
-    output = resumed.communicate(timeout=300)[0]
     assert f"resumes {run_dir} at step {last}" in output
     assert_same_run(run_dir, uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def begun(file):
+    """The first 20 steps."""
+    process = start_training(file, file.parent / "begun", *STEPS[2:], "--num-steps", "20")
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    return file.parent / "begun"
 
 
 @pytest.mark.parametrize(
     ("log_every", "message"),
     [("20", "the checkpoint of step .* the last one kept is of step 20"), ("1", "metrics.jsonl")],
 )
-def test_a_full_disk_is_said_and_keeps_what_was_saved(file, uninterrupted, log_every, message):
+def test_a_full_disk_is_said_and_keeps_what_was_saved(file, begun, log_every, message):
     """No file may grow beyond 6 kB, which is how a full disk looks to those who write."""
-    run_dir = file.parent / f"full-{log_every}"
-    to_20 = (*STEPS[2:], "--log-every", log_every, "--num-steps")
-    process = start_training(file, run_dir, *to_20, "20")
-    process.communicate(timeout=240)
-    process = start_training(file, run_dir, *to_20, "300", limit="ulimit -f 6")
+    run_dir = shutil.copytree(begun, file.parent / f"full-{log_every}")
+    options = ("--log-every", log_every, *STEPS)
+    process = start_training(file, run_dir, *options, limit="ulimit -f 6")
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 2, output
     (line,) = [line for line in output.splitlines() if line.startswith("jaxseq: ")]
