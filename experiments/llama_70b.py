@@ -9,9 +9,10 @@ Command:   jaxseq plan experiments/llama_70b.py --topology v5p:8x8x8 [--search]
            --data.batch-size 4 --mesh.data -1 --mesh.fsdp 1 --num-steps 5
 Data:      text of any kind; tokens are made once and kept in a cache on disk. DIR holds a
            tokenizer.json of at most 128,256 tokens
-Hardware:  a TPU v5p slice of 8 x 8 x 8 chips: parameters and optimizer state are divided over all
-Time:      not measured: no accelerator was at hand
-Expect:    not measured
+Hardware:  a TPU v5p slice of 8 x 8 x 8 chips: 4 copies, each divided over 128 of them, which is the
+           best mesh that the plan's search finds
+Time:      not measured: no accelerator was at hand; the plan says 6.7 s a step at best, 59 % MFU
+Expect:    not measured; the plan says 38 of a chip's 96 GiB
 """
 
 import sys
@@ -52,7 +53,7 @@ experiment = Experiment(
         batch_size=512,
         separate_documents=True,
     ),
-    mesh=MeshConfig(data=1, fsdp=-1),
+    mesh=MeshConfig(data=4, fsdp=-1),
     optimizer=Optimizer(
         learning_rate=1.5e-4, warmup_steps=2000, final_fraction=0.1, beta2=0.95, weight_decay=0.1
     ),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -55,7 +56,7 @@ def plan(argv: list[str]) -> int:
     devices = _devices(options.topology, options.slices)
     prepared = prepare(options.experiment)
     if options.search:
-        found = search(prepared, devices, options.compile_best)
+        found = search(prepared, devices, options.compile_best, _say)
         best = found.compiled[0][1]
         if options.json:
             print(json.dumps([plan_tree(each) for _, each in found.compiled]))
@@ -65,6 +66,7 @@ def plan(argv: list[str]) -> int:
         return 0 if best.fits else 1
     mesh = options.experiment.mesh
     layout = mesh.build(options.experiment.data.batch_size, devices)
+    _say(f"compiling for {len(devices)} devices; a large model takes some minutes")
     made = make_plan(prepared, layout, options.steps)
     if options.json:
         print(json.dumps(plan_tree(made)))
@@ -75,6 +77,11 @@ def plan(argv: list[str]) -> int:
             for mend in mends(prepared, devices, made):
                 print("  " + mend_line(mend), flush=True)
     return 0 if made.fits else 1
+
+
+def _say(what: str) -> None:
+    """To a person who waits; the plan alone goes to standard output."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def _devices(topology: str, slices: int) -> list[Any]:

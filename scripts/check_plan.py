@@ -14,7 +14,6 @@ import gc
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +61,7 @@ def main(file: Path) -> int:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.batch), batch
         )
-        step = cast(Any, program.train_step).lower(program.like, abstract).compile()
+        step = program.train_step.lower(program.like, abstract).compile()
         create = jax.jit(partial(zeros, program.like)).lower().compile()
         # Once for what stays whatever runs: threads and their scratch.
         jax.block_until_ready(step(create(), jax.device_put(batch, layout.batch)))

@@ -1,13 +1,20 @@
 """Metrics of a run as files: one JSON a line, and TensorBoard."""
 
+import contextlib
 import json
+import time
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from jaxseq.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
+
+_events: Any = event_pb2  # generated as they are imported: no type checker sees their classes
+_summaries: Any = summary_pb2
 
 
 class MetricsLog:
@@ -19,7 +26,7 @@ class MetricsLog:
 
     def __init__(self, run_dir: Path, start: int):
         """Opens the files, keeping the rows up to step `start`; UserError as for `write`."""
-        path = run_dir / METRICS_FILE
+        path, board = run_dir / METRICS_FILE, run_dir / "tensorboard"
         kept = [row for row in read_metrics(run_dir) if row["step"] <= start]
         unfinished = path.with_name(path.name + ".tmp")
         try:
@@ -29,25 +36,36 @@ class MetricsLog:
         unfinished.replace(path)
         # Unbuffered: a row is on disk when it is written, or the error is raised there and then.
         self._file = path.open("ab", buffering=0)
-        self._board = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=start + 1 if kept else None
-        )
+        board.mkdir(exist_ok=True)
+        # Not the SummaryWriter around it, whose thread dies of a full disk: we would wait for it.
+        self._board = EventsWriter(str(board / "events"))
+        if kept:  # TensorBoard then forgets what it has seen of later steps
+            status = _events.SessionLog(status=_events.SessionLog.START)
+            self._board.write_event(
+                _events.Event(wall_time=time.time(), step=start + 1, session_log=status)
+            )
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._board.close()
+        with contextlib.suppress(OSError):  # the row before has said so
+            self._board.close()
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Adds one row; UserError where the disk takes no more."""
+        row = json.dumps({"step": step, "split": split} | values) + "\n"
+        scalar = _summaries.Summary.Value
+        shown = [scalar(tag=f"{split}/{name}", simple_value=values[name]) for name in values]
+        summary = _summaries.Summary(value=shown)
+        event = _events.Event(wall_time=time.time(), step=step, summary=summary)
         try:
-            self._file.write((json.dumps({"step": step, "split": split} | values) + "\n").encode())
+            self._file.write(row.encode())
+            self._board.write_event(event)
+            self._board.flush()
         except OSError as error:
             raise _not_written(Path(self._file.name), step, error) from error
-        for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
 
 
 def _not_written(path: Path, step: int, error: OSError) -> UserError:

@@ -192,7 +192,7 @@ def _plan_training(prepared: Prepared, program: Program, batch: PyTree, tokens: 
     return _compiled(
         "train",
         program.layout,
-        lambda: cast(Any, program.train_step).lower(state, batch),  # a compiled function
+        lambda: program.train_step.lower(state, batch),
         tokens=tokens,
         model_flops=model_flops,
         parameters=state.params,

@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxseq.parallel.mesh import AXES, MeshConfig
+from jaxseq.parallel.mesh import AXES
 from jaxseq.training.plan import Plan, Prepared, make_plan
-from jaxseq.training.plan_search import meshes, rank
+from jaxseq.training.plan_search import mesh_options, meshes, rank
 
 TRIED = 2
 """How many meshes, and how many accumulations beyond the first that should do, are compiled."""
@@ -80,11 +80,3 @@ def _mend(options: str, prepared: Prepared, devices: Sequence[Any], **changes: A
     layout = experiment.mesh.build(experiment.data.batch_size, devices)
     changed = dataclasses.replace(prepared, experiment=experiment)
     return Mend(options, make_plan(changed, layout, ("train",)))
-
-
-def mesh_options(mesh: MeshConfig) -> str:
-    """A mesh as it is asked for on the command line, every axis that is not 1 named."""
-    sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    named = [f"--mesh.{axis} {size}" for axis, size in sizes.items() if size > 1]
-    # An experiment may have said otherwise of an axis that is 1 here.
-    return " ".join(named) or "--mesh.data 1"

@@ -5,8 +5,8 @@ from typing import Any
 
 from jaxseq.parallel.chips import GIB
 from jaxseq.training.plan import Plan, StepPlan
-from jaxseq.training.plan_mends import Mend, mesh_options
-from jaxseq.training.plan_search import Search
+from jaxseq.training.plan_mends import Mend
+from jaxseq.training.plan_search import Search, mesh_options
 
 BINARY = {2**30: "GiB", 2**20: "MiB", 2**10: "KiB", 1: "B"}
 DECIMAL = {10**12: "T", 10**9: "G", 10**6: "M", 10**3: "k", 1: ""}
@@ -144,7 +144,7 @@ def _rows(plan: Plan) -> list[list[str]]:
 
     def of_costs(label: str, unit: str, values: list[int | None]) -> list[str]:
         scale, prefix = _unit(max(value or 0 for value in values), DECIMAL)
-        words = ("?" if value is None else f"{value / scale:,.3g}" for value in values)
+        words = ("?" if value is None else _figure(value / scale) for value in values)
         return [f"{label}, {prefix}{unit} a chip", *words]
 
     def known(figure: str, step: StepPlan) -> str:
@@ -174,7 +174,12 @@ def _unit(largest: int, units: dict[int, str]) -> tuple[int, str]:
 
 
 def _milliseconds(step: StepPlan) -> str:
-    return "?" if math.isinf(step.seconds) else f"{1e3 * step.seconds:,.3g}"
+    return "?" if math.isinf(step.seconds) else _figure(1e3 * step.seconds)
+
+
+def _figure(value: float) -> str:
+    """Three digits, and more where they stand before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _verdict(step: StepPlan) -> list[str]:
@@ -198,7 +203,7 @@ def _exchanges(step: StepPlan) -> list[str]:
                 "+".join(exchange.axes),
                 f"{exchange.count:,}",
                 f"{exchange.bytes / scale:,.3f}",
-                f"{1e3 * exchange.seconds:,.3g}",
+                _figure(1e3 * exchange.seconds),
                 "beside other work" if exchange.hidden else "",
             ]
         )

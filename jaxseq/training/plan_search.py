@@ -8,7 +8,7 @@ no more than what is worth compiling: the compiled programs are ranked by their 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -54,11 +54,14 @@ class Search:
     """The plans of the best of them, those that fit first, and then by predicted time."""
 
 
-def search(prepared: Prepared, devices: Sequence[Any], compile_best: int) -> Search:
-    """Ranks the meshes of `devices` and compiles the training step of the best.
+def search(
+    prepared: Prepared, devices: Sequence[Any], compile_best: int, say: Callable[[str], None]
+) -> Search:
+    """Ranks the meshes of `devices` and compiles the training step of the `compile_best` first.
 
     Divided are rows, parameters, heads and feed-forward, experts where there are any, and time;
-    layers (`--mesh.stage`) stay as the experiment has them. Raises UserError where no mesh fits.
+    layers (`--mesh.stage`) stay as the experiment has them. `say` shows a person what is done.
+    Raises UserError where no mesh fits.
     """
     tried = list(meshes(prepared.experiment, len(devices)))
     ranked = rank(prepared, tried, devices)
@@ -67,12 +70,21 @@ def search(prepared: Prepared, devices: Sequence[Any], compile_best: int) -> Sea
             f"none of the {len(tried)} meshes of {len(devices)} devices fits the experiment and "
             "the memory; more devices, a smaller --data.batch-size or --accumulate may"
         )
-    compiled = []
-    for candidate in ranked[:compile_best]:
+    compiled: list[tuple[MeshConfig, Plan]] = []
+    refused = None
+    for candidate in ranked:
+        say(f"compiling for {mesh_options(candidate.mesh)}")
         layout = candidate.mesh.build(prepared.experiment.data.batch_size, devices)
         experiment = dataclasses.replace(prepared.experiment, mesh=candidate.mesh)
-        plan = make_plan(dataclasses.replace(prepared, experiment=experiment), layout, ("train",))
-        compiled.append((candidate.mesh, plan))
+        changed = dataclasses.replace(prepared, experiment=experiment)
+        try:
+            compiled.append((candidate.mesh, make_plan(changed, layout, ("train",))))
+        except UserError as error:  # a limit that the experiment sets, such as --mesh.max-unsharded
+            refused = error
+        if len(compiled) == compile_best:
+            break
+    if refused is not None and not compiled:
+        raise refused
     compiled.sort(key=lambda pair: (not pair[1].fits, pair[1].train.seconds))
     return Search(len(tried), tuple(ranked), tuple(compiled))
 
@@ -122,6 +134,12 @@ def meshes(experiment: Experiment, count: int) -> Iterator[MeshConfig]:
             sizes = zip(axes, (count // math.prod(head), *head), strict=True)
             changed = {**dict.fromkeys(AXES, 1), **dict(sizes), "stage": stage}
             yield dataclasses.replace(experiment.mesh, **changed)
+
+
+def mesh_options(mesh: MeshConfig) -> str:
+    """A mesh as it is asked for on the command line, by the axes that divide anything."""
+    sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    return " ".join(f"--mesh.{axis} {size}" for axis, size in sizes.items() if size > 1)
 
 
 def _fits_the_model(experiment: Experiment, mesh: MeshConfig) -> bool:

@@ -152,6 +152,8 @@ def _check(experiment: Experiment, layout: Layout) -> None:
             f"each device has (--data.batch-size {batch_size} over {layout.row_shards})"
         )
     check_quantize(getattr(experiment.model, "quantize", "none"), layout.mesh.devices.flat[0])
+    if experiment.driver == "pmap" and jax.process_count() > 1:
+        raise UserError("--driver pmap is for one process; use --driver jit for several")
     if experiment.driver == "pmap" and shape["data"] != layout.mesh.size:
         other = next(name for name, size in shape.items() if size > 1 and name != "data")
         raise UserError(

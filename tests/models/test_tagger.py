@@ -72,7 +72,7 @@ def test_equals_its_twin(rung):
     chain = jax.jit(module.apply)({"params": params}, *inputs)
     twin = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     tags = np.array([0, 2, 1, 1])
-    joint = score(chain, jnp.broadcast_to(jnp.asarray(tags), (3, 4)))
+    joint = jax.jit(score)(chain, jnp.broadcast_to(jnp.asarray(tags), (3, 4)))
     for b in (0, 2):
         length = int(lengths[b])
         if rung == "features":
@@ -88,14 +88,18 @@ def test_a_hidden_markov_model_is_a_distribution_over_words_and_tags():
     """All sentences of one and of two words, and their ends, have probability below 1 in sum, and
     1 minus it is the probability of going on."""
     module, params = build("hmm")
+
+    @jax.jit
+    def probability(words):
+        blank = jnp.zeros((*words.shape, 1), jnp.int32)
+        lengths = jnp.full(len(words), words.shape[1], jnp.int32)
+        chain = module.apply({"params": params}, words, blank, blank, lengths)
+        return jnp.exp(log_partition(chain)).sum()
+
     total = 0.0
     for length in (1, 2):
         grid = np.stack(np.meshgrid(*[np.arange(7)] * length), -1).reshape(-1, length)
-        words = jnp.asarray(grid)
-        blank = jnp.zeros((*words.shape, 1), jnp.int32)
-        lengths = jnp.full(len(words), length, jnp.int32)
-        chain = jax.jit(module.apply)({"params": params}, words, blank, blank, lengths)
-        total += float(jnp.exp(log_partition(chain)).sum())
+        total += float(probability(jnp.asarray(grid)))
     onward = jax.nn.softmax(params["transitions"])
     first = jax.nn.softmax(params["initial"])
     going_on = first @ onward[:, :3] @ onward[:, :3].sum(axis=1)
@@ -105,7 +109,7 @@ def test_a_hidden_markov_model_is_a_distribution_over_words_and_tags():
 def test_a_softmax_is_a_chain_without_transitions():
     module, params = build("softmax")
     chain = jax.jit(module.apply)({"params": params}, *sentences())
-    paths, _ = viterbi(chain)
+    paths, _ = jax.jit(viterbi)(chain)
     inside = np.arange(4) < np.asarray(LENGTHS)[:, None]
     best = np.argmax(chain.emissions, axis=-1)
     np.testing.assert_array_equal(np.asarray(paths)[inside], best[inside])
@@ -136,8 +140,9 @@ def test_a_scheme_forbids_its_illegal_paths():
     module = Tagger(config)
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), *sentences())["params"])
     chain = jax.jit(module.apply)({"params": params}, *sentences())
-    assert np.isneginf(score(chain, jnp.full((3, 4), 2))[0])  # a sentence of I-X alone
-    assert np.isfinite(score(chain, jnp.array([[1, 2, 2, 0]] * 3))[0])
+    of_path = jax.jit(score)
+    assert np.isneginf(of_path(chain, jnp.full((3, 4), 2))[0])  # a sentence of I-X alone
+    assert np.isfinite(of_path(chain, jnp.array([[1, 2, 2, 0]] * 3))[0])
 
 
 @pytest.mark.parametrize(

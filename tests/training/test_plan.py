@@ -173,7 +173,10 @@ def test_search_ranks_the_meshes_that_fit(chip, arithmetic):
     assert {candidate.mesh.tensor for candidate in ranked} == {1, 2}
     seconds = [candidate.seconds for candidate in ranked]
     assert seconds == sorted(seconds)
-    found = plan_search.search(prepared, jax.devices(), compile_best=3)
+    said = []
+    found = plan_search.search(prepared, jax.devices(), 3, said.append)
+    assert len(said) == 3
+    assert said[0].startswith("compiling for --mesh.")
     assert (found.tried, len(found.compiled)) == (len(tried), 3)
     times = [each.train.seconds for _, each in found.compiled]
     assert times == sorted(times)
@@ -182,7 +185,7 @@ def test_search_ranks_the_meshes_that_fit(chip, arithmetic):
 
     chip(memory_bytes=1000)
     with pytest.raises(UserError, match=r"none of the 20 meshes of 8 devices fits"):
-        plan_search.search(prepared, jax.devices(), compile_best=1)
+        plan_search.search(prepared, jax.devices(), 1, said.append)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu")

@@ -83,7 +83,8 @@ def test_interrupted_again_and_again_it_is_the_same_run(file, uninterrupted):
 @pytest.fixture(scope="module")
 def begun(file):
     """The first 20 steps."""
-    process = start_training(file, file.parent / "begun", *STEPS[2:], "--num-steps", "20")
+    steps = ("--num-steps", "20", "--log-every", "20")
+    process = start_training(file, file.parent / "begun", *STEPS[2:], *steps)
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     return file.parent / "begun"
