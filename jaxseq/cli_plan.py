@@ -66,7 +66,9 @@ def plan(argv: list[str]) -> int:
         return 0 if best.fits else 1
     mesh = options.experiment.mesh
     layout = mesh.build(options.experiment.data.batch_size, devices)
-    _say(f"compiling for {len(devices)} devices; a large model takes some minutes")
+    _say(
+        f"compiling for {len(devices)} x {devices[0].device_kind}; a large model takes some minutes"
+    )
     made = make_plan(prepared, layout, options.steps)
     if options.json:
         print(json.dumps(plan_tree(made)))

@@ -11,7 +11,7 @@ from tiny import REPOSITORY, call
 
 from jaxseq.cli_options import load_module
 
-SIZES = {"gpt2_124m.py": 124_475_904, "llama_1b.py": 1_235_814_400}
+SIZES = {"gpt2_124m.py": 124_475_904, "llama_1b.py": 1_235_814_400, "llama_70b.py": 70_553_706_496}
 
 
 def parameters(name: str) -> dict:

@@ -62,7 +62,7 @@ def models() -> dict[str, tuple[Any, Any]]:
             LanguageModel(),
             RNNLMConfig(cell=cell).resolve(**text),
         )
-    for name in ("gpt2_124m", "llama_1b"):
+    for name in ("gpt2_124m", "llama_1b", "llama_70b"):
         experiment = load_module(REPOSITORY / "experiments" / f"{name}.py").experiment
         model, context = experiment.model, experiment.data.context
         resolved = model.resolve(vocab_size=model.vocab_size, context=context)

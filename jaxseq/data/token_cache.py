@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from jaxseq.cache_folder import cache_folder
 from jaxseq.data.packing import TokenStream
 from jaxseq.errors import UserError
 from jaxseq.typing import Int
@@ -71,14 +72,6 @@ class TokenWriter:
         for file in (self._tokens, self._starts):
             file.flush()
             os.fsync(file.fileno())
-
-
-def cache_folder() -> Path:
-    """`$JAXSEQ_CACHE`, or `jaxseq` in `$XDG_CACHE_HOME`, which is ~/.cache where it is not set."""
-    own = os.environ.get("JAXSEQ_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxseq"
 
 
 def cached_tokens(

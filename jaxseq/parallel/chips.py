@@ -22,6 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxseq.cache_folder import cache_folder
+
 GIB = 2**30
 
 
@@ -100,7 +102,10 @@ def _measured(device: Any) -> Chip:
 @functools.cache
 def _speeds(device: Any) -> tuple[float, float]:
     """(operations a second, bytes a second), from the cache file where it has them."""
-    file, key = _cache_file(), f"{_processor()}, {os.cpu_count()} cores, jax {jax.__version__}"
+    file, key = (
+        cache_folder() / "chips.json",
+        f"{_processor()}, {os.cpu_count()} cores, jax {jax.__version__}",
+    )
     if device.platform != "cpu":
         key = f"{device.device_kind}, jax {jax.__version__}"
     known: dict[str, list[float]] = {}
@@ -171,10 +176,3 @@ def _processor() -> str:
         if found:
             return found[1]
     return platform.processor() or platform.machine()
-
-
-def _cache_file() -> Path:
-    folder = os.environ.get("JAXSEQ_CACHE")
-    if folder:
-        return Path(folder).expanduser() / "chips.json"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxseq/chips.json"

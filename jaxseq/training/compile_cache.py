@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseq.data.token_cache import cache_folder
+from jaxseq.cache_folder import cache_folder
 
 LIMIT = 4 * 2**30
 """Bytes that are kept, the newest."""

@@ -43,6 +43,8 @@ class _Values:
 
     def __init__(self, module: Module):
         self.module = module
+        self.followed: set[tuple[str, int]] = set()
+        """Elements of loops' states that are being followed: those that depend on themselves."""
 
     def compared(
         self, frame: Frame, root: Instruction
@@ -153,13 +155,22 @@ class _Values:
             return None
         assert frame.caller is not None  # who runs the loop
         body = self.module.computations[frame.call.called()[0]]
-        # Of a counter it is asked, in the loop's condition, where it begins; all else is known only
-        # where every turn hands it on as it got it.
-        begins = frame.computation.name != body.name and not upper
-        if not begins and not self._handed_on(body, number):
-            return None
         start = frame.caller.computation.instructions[frame.call.operands[0]]
-        return self._element(frame.caller, start, number, upper)
+        before = self._element(frame.caller, start, number, upper)
+        # Of a counter it is asked, in the loop's condition, where it begins; all else is known only
+        # where no turn makes something else of it.
+        begins = frame.computation.name != body.name and not upper
+        if begins or before is None or self._handed_on(body, number):
+            return before
+        if (body.name, number) in self.followed or body.root.opcode != "tuple":
+            return None
+        self.followed.add((body.name, number))
+        last = body.instructions[body.root.operands[number]]
+        after = self.bound(Frame(body, frame.caller, frame.call), last, upper)
+        self.followed.remove((body.name, number))
+        if after is None:
+            return None
+        return max(before, after) if upper else min(before, after)
 
     def _handed_on(self, body: Computation, number: int) -> bool:
         """Whether a loop's body gives an element of its state back as it is."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseq.data.token_cache import cache_folder, cached_tokens
+from jaxseq.cache_folder import cache_folder
+from jaxseq.data.token_cache import cached_tokens
 from jaxseq.errors import UserError
 
 

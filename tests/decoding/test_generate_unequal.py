@@ -47,7 +47,7 @@ def gpt(name):
 def rnn():
     config = RNNLMConfig(cell="gru", num_layers=2, width=8, residual=True, layer_norm=True)
     module = config.resolve(vocab_size=11, context=0).build()
-    params = module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     params = jax.tree.map(lambda x: 3 * x, params)
     read = jax.jit(lambda tokens: module.apply({"params": params}, tokens))
 

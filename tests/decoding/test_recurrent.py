@@ -16,7 +16,7 @@ PROMPT = jnp.array([[3, 1, 4], [1, 5, 2]])
 def build(cell="gru"):
     config = RNNLMConfig(cell=cell, num_layers=2, width=8, residual=True, layer_norm=True)
     module = config.resolve(vocab_size=7, context=0).build()
-    params = module.init(jax.random.key(0), PROMPT)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), PROMPT)["params"]
     # Logits of order 1: the tokens then differ from draw to draw.
     return module, jax.tree.map(lambda x: 3 * x, params)
 
