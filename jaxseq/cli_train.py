@@ -133,7 +133,8 @@ def _mirrored(run_dir: Path, destination: str) -> Generator[None, None, None]:
         return
     with Mirror(run_dir, destination) as mirror:
         yield
-    print(mirror.describe(), file=sys.stderr)
+    if mirror.is_whole:  # else it has said so itself
+        print(mirror.describe(), file=sys.stderr)
 
 
 def _with_run_dir(argv: list[str], run_dir: Path) -> list[str]:

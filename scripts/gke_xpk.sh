@@ -38,8 +38,9 @@ main() {
       ;;
     start) start ;;
     follow)
+      local first=jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0
       run kubectl logs --follow --tail=100 --container=jax-tpu \
-        "--selector=xpk.google.com/workload=$name,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
+        "--selector=xpk.google.com/workload=$name,$first"
       ;;
     fetch)
       need_bucket

@@ -82,7 +82,9 @@ parse() {
             ;;
         esac
         ;;
-      *) fail "unknown option '$1'; there are ${known//\*/}; the experiment and its own stand behind --" ;;
+      *)
+        fail "unknown option '$1'; there are ${known//\*/}; an experiment and its own come behind --"
+        ;;
     esac
     shift
   done

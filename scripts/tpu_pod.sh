@@ -91,7 +91,8 @@ start() {
     [ -n "$dry_run" ] || sleep "$poll_seconds"
   done
   give_back
-  [ -n "$dry_run" ] || echo "the run is done; to have it here: scripts/tpu_pod.sh fetch $name --bucket $bucket" >&2
+  [ -n "$dry_run" ] ||
+    echo "the run is done; to have it: scripts/tpu_pod.sh fetch $name --bucket $bucket" >&2
 }
 
 again() {

@@ -24,9 +24,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# XLA rewrites programs as ever, and LLVM then takes less time over each than running it does.
-jax.config.update("jax_disable_most_optimizations", True)
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# XLA rewrites programs as ever, and LLVM then takes less time over each than running it does. CI
+# has it take its time (0) on one of the two versions of Python.
+quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+jax.config.update("jax_disable_most_optimizations", quick == "1")
 
 # Programs compiled once serve every test, every process that a test starts, and the next run.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"

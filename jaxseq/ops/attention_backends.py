@@ -164,9 +164,12 @@ def with_splash(
     """Attention by JAX's splash kernel, held to the contract.
 
     The kernel knows no empty row: what takes part in no pair goes in as 0, and comes out as 0,
-    and with it its gradient.
+    and with it its gradient. Heads are filled up with zeros to the width of the chip's products,
+    which are no slower for it.
     """
-    queries, keys, dtype = query.shape[1], key.shape[1], query.dtype
+    queries, keys, dtype, size = query.shape[1], key.shape[1], query.dtype, query.shape[3]
+    fill = [(0, 0)] * 3 + [(0, -size % splash.HEAD)]
+    query, key, value = (jnp.pad(x, fill) for x in (query, key, value))
     start, window = options.start(queries, keys), options.window
     assert isinstance(start, int)
     assert window is None or isinstance(window, int)
@@ -188,7 +191,7 @@ def with_splash(
         segments,
         splash.Kernel(options.causal, window, start, options.soft_cap),
     )
-    output = output.transpose(0, 3, 1, 2, 4).reshape(query.shape)
+    output = output.transpose(0, 3, 1, 2, 4).reshape(query.shape)[..., :size]
     return (output if looks is None else jnp.where(looks, output, 0)).astype(dtype)
 
 
@@ -196,8 +199,8 @@ def _splash_refusal(query: Array, key: Array, options: Options) -> str | None:
     queries, keys, size = query.shape[1], key.shape[1], query.shape[3]
     if options.dtype not in (jnp.bfloat16, jnp.float32):
         return f"dtype {options.dtype}: it takes bfloat16 and float32"
-    if size % 128:
-        return f"a head size of {size}: it takes multiples of 128"
+    if size < splash.HEAD // 2:
+        return f"a head size of {size}: it takes {splash.HEAD // 2} and more"
     if not (queries and keys) or queries % splash.BLOCK or keys % splash.BLOCK:
         return f"lengths {queries} and {keys}: it takes multiples of {splash.BLOCK}"
     start, window = options.start(queries, keys), options.window

@@ -5,11 +5,13 @@ is mended as it goes: see `attention_chunks` for the equations. Of the forward p
 logsumexp alone are kept.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from jaxseq.ops.attention_chunks import (
     Rows,
@@ -29,6 +31,7 @@ from jaxseq.ops.attention_chunks import (
 from jaxseq.ops.attention_scores import Options
 from jaxseq.ops.position_bias import PositionBias
 from jaxseq.ops.precision import accumulator
+from jaxseq.parallel.rules import mesh_axes
 from jaxseq.typing import Array, Float
 
 # The most queries and keys of a chunk: with 8 heads, scores that stay in the cache of a CPU.
@@ -46,7 +49,37 @@ def chunked_attention(
 
     Dropped weights are drawn for each pair of chunks from `fold_in(dropout_key, pair)`, so that
     the gradient draws them again instead of keeping them.
+
+    Whether a pair of chunks is visible is asked of the data. A mesh that divides rows or heads
+    would have to agree on it, once a pair: so each device works on its own, except under a bias or
+    dropout, which are drawn and learned for all together.
     """
+    rows, heads = mesh_axes("batch", query.shape[0]), mesh_axes("heads", query.shape[2])
+    if mesh_axes("heads", key.shape[2]) != heads:
+        heads = ()
+    alone = options.bias is None and options.dropout_key is None
+    if not (rows or heads) or not alone:
+        return _on_one(query, key, value, options=options)
+    arrays = PartitionSpec(rows or None, None, heads or None)
+    names = ("mask", "query_segments", "key_segments", "window", "query_start")
+    marks = {name: getattr(options, name) for name in names}
+    marks = {name: mark for name, mark in marks.items() if isinstance(mark, Array)}
+    whole = PartitionSpec()
+    by_row = PartitionSpec(rows or None)
+    places = {n: by_row if x.ndim and x.shape[0] > 1 else whole for n, x in marks.items()}
+
+    def run(query: Array, key: Array, value: Array, marks: dict[str, Array]) -> Array:
+        return _on_one(query, key, value, options=dataclasses.replace(options, **marks))
+
+    return jax.shard_map(
+        run,
+        in_specs=(arrays, arrays, arrays, places),
+        out_specs=arrays,
+        axis_names={*rows, *heads},
+    )(query, key, value, marks)
+
+
+def _on_one(query: Array, key: Array, value: Array, *, options: Options) -> Array:
     queries, keys = query.shape[1], key.shape[1]
     if not (queries and keys):
         return jnp.zeros_like(query)

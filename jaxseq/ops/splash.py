@@ -17,6 +17,9 @@ from jaxseq.typing import Array
 # The kernel's smallest block; lengths have to be multiples of it.
 BLOCK = 128
 
+# Of which it takes multiples as the size of a head.
+HEAD = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:

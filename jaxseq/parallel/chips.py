@@ -102,12 +102,9 @@ def _measured(device: Any) -> Chip:
 @functools.cache
 def _speeds(device: Any) -> tuple[float, float]:
     """(operations a second, bytes a second), from the cache file where it has them."""
-    file, key = (
-        cache_folder() / "chips.json",
-        f"{_processor()}, {os.cpu_count()} cores, jax {jax.__version__}",
-    )
-    if device.platform != "cpu":
-        key = f"{device.device_kind}, jax {jax.__version__}"
+    file, key = cache_folder() / "chips.json", f"{device.device_kind}, jax {jax.__version__}"
+    if device.platform == "cpu":
+        key = f"{_processor()}, {os.cpu_count()} cores, jax {jax.__version__}"
     known: dict[str, list[float]] = {}
     if file.is_file():
         known = json.loads(file.read_text(encoding="utf-8"))

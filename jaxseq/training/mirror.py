@@ -67,6 +67,11 @@ class Mirror:
         if self._failure is not None:
             _log.warning("%s", self.describe())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last attempt to copy went well."""
+        return self._failure is None
+
     def describe(self) -> str:
         """One line: up to which checkpoint the copy is whole, and what went wrong."""
         newest = max(self._complete or {}, default=None)

@@ -116,10 +116,10 @@ def test_onto_a_mesh_each_device_reads_its_share(name, tmp_path, monkeypatch):
     assert_same(params, flatten(expected))
     divided = {
         "embedding/table": PartitionSpec("tensor", "fsdp"),
-        "blocks/attention/query/kernel": PartitionSpec(None, "fsdp", "tensor"),
-        "blocks/attention/out/kernel": PartitionSpec(None, "tensor", "fsdp"),
-        "blocks/mlp/in/kernel": PartitionSpec(None, "fsdp", "tensor"),
-        "blocks/mlp/out/kernel": PartitionSpec(None, "tensor", "fsdp"),
+        "blocks/attention/query/kernel": PartitionSpec("stage", "fsdp", "tensor"),
+        "blocks/attention/out/kernel": PartitionSpec("stage", "tensor", "fsdp"),
+        "blocks/mlp/in/kernel": PartitionSpec("stage", "fsdp", "tensor"),
+        "blocks/mlp/out/kernel": PartitionSpec("stage", "tensor", "fsdp"),
     }
     for path, spec in divided.items():
         assert params[path].sharding.spec == spec

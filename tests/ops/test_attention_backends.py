@@ -56,7 +56,8 @@ CHOICES = [
     ({"dtype": jnp.dtype("float64")}, {}, None, None),
     (BIAS, {}, None, None),
     (DROPOUT, {}, None, None),
-    ({}, {"size": 64}, None, "cudnn"),
+    ({}, {"size": 64}, "splash", "cudnn"),
+    ({}, {"size": 32}, None, "cudnn"),
     ({}, {"size": 12}, None, None),
     ({}, {"size": 256}, "splash", None),
     ({}, {"queries": 100, "keys": 100}, None, "cudnn"),
@@ -104,7 +105,7 @@ REFUSALS = [
     ("splash", {"mask": jnp.ones((1, 1, 128), bool)}, {}, "backend 'splash' cannot do mask"),
     ("splash", {"window": jnp.asarray(3)}, {}, "cannot do a window that is an array"),
     ("splash", {"query_start": jnp.asarray(3)}, {}, "cannot do a query_start that is an array"),
-    ("splash", {}, {"size": 64}, "backend 'splash' cannot do a head size of 64"),
+    ("splash", {}, {"size": 32}, "backend 'splash' cannot do a head size of 32"),
     ("splash", {}, {"queries": 100}, "backend 'splash' cannot do lengths 100 and 128"),
     ("flash", {}, {}, "backend 'flash' is none of auto, dense, chunked, ring, cudnn, splash"),
 ]
@@ -174,7 +175,7 @@ def packed(batch: int) -> dict[str, jax.Array]:
 @pytest.fixture
 def arrays() -> list[jax.Array]:
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=(2, 128, n, 128)), jnp.float32) for n in (4, 2, 2)]
+    return [jnp.asarray(rng.normal(size=(2, 128, n, 96)), jnp.float32) for n in (4, 2, 2)]
 
 
 def step(arrays: list[jax.Array], backend: str) -> tuple:
@@ -187,6 +188,22 @@ def test_auto_is_splash_in_a_program_for_tpus_alone(arrays) -> None:
     traced = jax.jit(functools.partial(step, backend="auto")).trace(arrays)
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_chunks_on_every_device_s_own_rows_and_heads_equal_dense(monkeypatch, arrays) -> None:
+    """Whether a chunk is visible is each device's own affair: nothing at all is exchanged."""
+    monkeypatch.setattr(chunked_attention, "QUERY_CHUNK", 32)
+    monkeypatch.setattr(chunked_attention, "KEY_CHUNK", 32)
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), (AxisType.Auto,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
+    sharded = jax.jit(functools.partial(step, backend="chunked"), in_shardings=sharding)
+    with jax.set_mesh(mesh):
+        compiled = sharded.lower(arrays).compile()
+    for exchange in ("all-gather", "all-reduce", "collective-permute", "all-to-all"):
+        assert exchange not in compiled.as_text()
+    expected = jax.jit(functools.partial(step, backend="dense"))(arrays)
+    for found, same in zip(*map(jax.tree.leaves, (compiled(arrays), expected)), strict=True):
+        assert_close(found, same, "float32")
 
 
 def test_splash_on_every_device_s_own_rows_and_heads_equals_dense(monkeypatch, arrays) -> None:
