@@ -125,8 +125,8 @@ def test_optimizer_state_is_kept_for_adapters_alone_and_lies_beside_them(name):
     assert found.keys() == {path for path in params if path.endswith(("lora_down", "lora_up"))}
     for path, leaves in found.items():
         assert [leaf.sharding for leaf in leaves] == [params[path].sharding] * 2, path
-    assert params["blocks/mlp/in/lora_down"].sharding.spec == P(None, "fsdp", None)
-    assert params["blocks/mlp/in/lora_up"].sharding.spec == P(None, None, "tensor")
+    assert params["blocks/mlp/in/lora_down"].sharding.spec == P("stage", "fsdp", None)
+    assert params["blocks/mlp/in/lora_up"].sharding.spec == P("stage", None, "tensor")
 
     ones = jax.tree.map(lambda a: np.ones(a.shape, np.float32), like.params)
     ones, _ = split(ones, frozen())
