@@ -48,10 +48,10 @@ def plan(argv: list[str]) -> int:
     if options.slices < 1 or options.compile_best < 1:
         raise UserError("--slices and --compile-best must be at least 1")
 
-    from jaxseq.training.plan import make_plan, prepare
-    from jaxseq.training.plan_mends import mends
-    from jaxseq.training.plan_report import mend_line, plan_lines, plan_tree, search_lines
-    from jaxseq.training.plan_search import search
+    from jaxseq.planning.mends import mends
+    from jaxseq.planning.plan import make_plan, prepare
+    from jaxseq.planning.report import mend_line, plan_lines, plan_tree, search_lines
+    from jaxseq.planning.search import search
 
     devices = _devices(options.topology, options.slices)
     prepared = prepare(options.experiment)

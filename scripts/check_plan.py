@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseq.cli_options import load_module
-from jaxseq.training.plan import make_plan, prepare
+from jaxseq.planning.plan import make_plan, prepare
 from jaxseq.training.program import build_program
 from jaxseq.typing import PyTree
 

@@ -9,7 +9,7 @@ do (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
 import math
 import re
 
-from jaxseq.training.hlo import Instruction, Shape
+from jaxseq.planning.hlo import Instruction, Shape
 
 ATTENTION = {
     "splash_mha_fwd": 2,  # Q K^T and P V

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxseq.training.hlo import parse
-from jaxseq.training.hlo_costs import program_costs
+from jaxseq.planning.hlo import parse
+from jaxseq.planning.hlo_costs import program_costs
 
 ENTRY = (
     "HloModule m, is_scheduled=true\n\n{others}\nENTRY %main (p: f32[8]) -> f32[8] {{\n{lines}\n}}"

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxseq.parallel.chips import Chip
 from jaxseq.parallel.topologies import torus
-from jaxseq.training.hlo_costs import Collective, Costs
+from jaxseq.planning.hlo_costs import Collective, Costs
 
 
 @dataclasses.dataclass(frozen=True)

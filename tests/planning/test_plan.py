@@ -15,12 +15,12 @@ from jaxseq.parallel import chips
 from jaxseq.parallel.chips import GIB, Chip
 from jaxseq.parallel.mesh import MeshConfig
 from jaxseq.parallel.topologies import topology_devices
+from jaxseq.planning import mends, search
+from jaxseq.planning import plan as planning
+from jaxseq.planning.plan import make_plan, prepare
+from jaxseq.planning.report import mend_line, plan_lines, plan_tree, search_lines
 from jaxseq.tasks.language_model import LanguageModel
-from jaxseq.training import plan as planning
-from jaxseq.training import plan_mends, plan_search
 from jaxseq.training.experiment import Experiment
-from jaxseq.training.plan import make_plan, prepare
-from jaxseq.training.plan_report import mend_line, plan_lines, plan_tree, search_lines
 from jaxseq.training.program import build_program
 
 EXPERIMENT = Experiment(
@@ -137,7 +137,7 @@ def arithmetic(plan, monkeypatch):
         train = dataclasses.replace(plan.train, memory=memory, roofline=seconds)
         return dataclasses.replace(plan, mesh=dict(layout.mesh.shape), steps=(train,))
 
-    for module in (plan_mends, plan_search):
+    for module in (mends, search):
         monkeypatch.setattr(module, "make_plan", stand_in)
     return stand_in
 
@@ -150,7 +150,7 @@ def test_what_would_make_it_fit(plan, chip, arithmetic):
     prepared = prepare(experiment)
     too_large = arithmetic(prepared, layout(experiment), ("train",))
     assert "train: does not fit" in "\n".join(plan_lines(too_large))
-    lines = [mend_line(mend) for mend in plan_mends.mends(prepared, jax.devices(), too_large)]
+    lines = [mend_line(mend) for mend in mends.mends(prepared, jax.devices(), too_large)]
     assert lines[0].startswith("--model.remat full: ")
     assert lines[0].endswith("does not fit either")
     # 3 times too much is mended by 4 parts, but a device has 2 rows: not by these.
@@ -159,22 +159,22 @@ def test_what_would_make_it_fit(plan, chip, arithmetic):
 
     chip(memory_bytes=memory.total - memory.activations + int(0.6 * memory.activations))
     too_large = arithmetic(prepared, layout(experiment), ("train",))
-    lines = [mend_line(mend) for mend in plan_mends.mends(prepared, jax.devices(), too_large)]
+    lines = [mend_line(mend) for mend in mends.mends(prepared, jax.devices(), too_large)]
     assert any(line.startswith("--accumulate 2: ") and line.endswith("fits") for line in lines)
 
 
 def test_search_ranks_the_meshes_that_fit(chip, arithmetic):
     chip()
     prepared = prepare(EXPERIMENT)
-    tried = list(plan_search.meshes(prepared.experiment, 8))
+    tried = list(search.meshes(prepared.experiment, 8))
     assert len(tried) == math.comb(3 + 3, 3)  # 2^3 over data, fsdp, tensor and context
-    ranked = plan_search.rank(prepared, tried, jax.devices())
+    ranked = search.rank(prepared, tried, jax.devices())
     # 2 heads are not divided by 4.
     assert {candidate.mesh.tensor for candidate in ranked} == {1, 2}
     seconds = [candidate.seconds for candidate in ranked]
     assert seconds == sorted(seconds)
     said = []
-    found = plan_search.search(prepared, jax.devices(), 3, said.append)
+    found = search.search(prepared, jax.devices(), 3, said.append)
     assert len(said) == 3
     assert said[0].startswith("compiling for --mesh.")
     assert (found.tried, len(found.compiled)) == (len(tried), 3)
@@ -185,7 +185,7 @@ def test_search_ranks_the_meshes_that_fit(chip, arithmetic):
 
     chip(memory_bytes=1000)
     with pytest.raises(UserError, match=r"none of the 20 meshes of 8 devices fits"):
-        plan_search.search(prepared, jax.devices(), 1, said.append)
+        search.search(prepared, jax.devices(), 1, said.append)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu")

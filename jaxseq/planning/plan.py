@@ -26,12 +26,12 @@ from jaxseq.nn.transformer import BlockCache
 from jaxseq.parallel.chips import GIB, Chip, chip_of
 from jaxseq.parallel.mesh import Layout
 from jaxseq.parallel.rules import targets
+from jaxseq.planning.hlo_costs import Costs, program_costs
+from jaxseq.planning.roofline import Roofline, roofline
 from jaxseq.training.experiment import Experiment
 from jaxseq.training.flops import matmul_flops, training_flops
-from jaxseq.training.hlo_costs import Costs, program_costs
 from jaxseq.training.opening import open_run_directory
 from jaxseq.training.program import Program, build_program
-from jaxseq.training.roofline import Roofline, roofline
 from jaxseq.typing import PyTree
 
 STEPS = ("train", "evaluation", "decode")
@@ -83,7 +83,7 @@ class StepPlan:
     tokens: int
     """How many go through it in a run, on all devices."""
     model_flops: int
-    """Operations that the model's mathematics asks for, on all devices: see `flops.py`."""
+    """Operations that the model's mathematics asks for, on all devices: see `training/flops.py`."""
     memory: Memory
     compile_seconds: float
     costs: Costs | None

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxseq.training.hlo import DEVICE, Computation, Instruction, Module, Shape, parse
-from jaxseq.training.hlo_flops import flops
-from jaxseq.training.hlo_loops import Frame, turns
+from jaxseq.planning.hlo import DEVICE, Computation, Instruction, Module, Shape, parse
+from jaxseq.planning.hlo_flops import flops
+from jaxseq.planning.hlo_loops import Frame, turns
 
 COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",

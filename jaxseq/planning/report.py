@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from jaxseq.parallel.chips import GIB
-from jaxseq.training.plan import Plan, StepPlan
-from jaxseq.training.plan_mends import Mend
-from jaxseq.training.plan_search import Search, mesh_options
+from jaxseq.planning.mends import Mend
+from jaxseq.planning.plan import Plan, StepPlan
+from jaxseq.planning.search import Search, mesh_options
 
 BINARY = {2**30: "GiB", 2**20: "MiB", 2**10: "KiB", 1: "B"}
 DECIMAL = {10**12: "T", 10**9: "G", 10**6: "M", 10**3: "k", 1: ""}

@@ -21,10 +21,10 @@ from jaxseq.parallel.chips import Chip, chip_of
 from jaxseq.parallel.mesh import AXES, MeshConfig
 from jaxseq.parallel.sharding import parameter_shardings
 from jaxseq.parallel.topologies import torus
+from jaxseq.planning.plan import Plan, Prepared, make_plan, shard_bytes
 from jaxseq.training.experiment import Experiment
 from jaxseq.training.finetune import initializer
 from jaxseq.training.flops import training_flops
-from jaxseq.training.plan import Plan, Prepared, make_plan, shard_bytes
 from jaxseq.typing import PyTree
 
 SLACK = 1.5

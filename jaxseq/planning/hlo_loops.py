@@ -8,7 +8,7 @@ Attention in chunks that leaves out what a causal mask hides is such a loop: it 
 import dataclasses
 import re
 
-from jaxseq.training.hlo import Computation, Instruction, Module
+from jaxseq.planning.hlo import Computation, Instruction, Module
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxseq.parallel.chips import Chip
-from jaxseq.training.hlo_costs import Collective, Costs, Operation
-from jaxseq.training.roofline import crossed, exchange_seconds, roofline
+from jaxseq.planning.hlo_costs import Collective, Costs, Operation
+from jaxseq.planning.roofline import crossed, exchange_seconds, roofline
 
 CHIP = Chip("chip", 100.0, 10**9, 10.0, link_bandwidth=2.0, network_bandwidth=0.5, ring=4)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxseq.parallel.mesh import AXES
-from jaxseq.training.plan import Plan, Prepared, make_plan
-from jaxseq.training.plan_search import mesh_options, meshes, rank
+from jaxseq.planning.plan import Plan, Prepared, make_plan
+from jaxseq.planning.search import mesh_options, meshes, rank
 
 TRIED = 2
 """How many meshes, and how many accumulations beyond the first that should do, are compiled."""

@@ -1,0 +1,1 @@
+"""What an experiment costs on given devices, before anything runs on them."""
