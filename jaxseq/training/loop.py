@@ -17,7 +17,7 @@ from jaxseq.training.checkpoints import Checkpoints
 from jaxseq.training.evaluation import evaluate
 from jaxseq.training.experiment import Experiment
 from jaxseq.training.flops import training_flops
-from jaxseq.training.metrics import MetricsLog
+from jaxseq.training.metrics import MetricsLog, read_metrics
 from jaxseq.training.monitor import Monitor
 from jaxseq.training.opening import OpenedRun, open_run_directory
 from jaxseq.training.program import Program, build_program
@@ -58,6 +58,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     program = build_program(experiment, layout, opened.frozen)
     evaluator = task.evaluator(experiment.model, corpus.tokenizer)
     rows = host_rows(layout.batch, data.batch_size)
+    evaluated = {row["step"] for row in read_metrics(run_dir) if row["split"] == "validation"}
     if is_leader():
         opened.write()
     barrier("the run directory is there")
@@ -97,6 +98,12 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
                     chosen = data.evaluation_batches(corpus.validation, at_most)
                     return task.metrics(evaluate(evaluator, state.served(), chosen, layout))
 
+            def validate_at(step: int) -> float:
+                found = validate(state, experiment.evaluation_batches)
+                write(step, "validation", found)
+                display.say(f"step {step}: validation loss {found['loss']:.4f}")
+                return found["loss"]
+
             def settle(pending: tuple[int, dict] | None) -> None:
                 """Reads a step's metrics, which a later step hid the wait for, and acts on them."""
                 nonlocal tokens, rowed
@@ -115,6 +122,9 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
 
             # ---- the loop -------------------------------------------------------------------
             pending, saved, tokens, rowed = None, start, 0.0, start
+            owed = start % experiment.evaluate_every == 0 and 0 < start < num_steps
+            if owed and start not in evaluated:  # there was no time when the run was stopped
+                validate_at(start)
             for index, batch in monitor.input(prefetch(batches, start, num_steps, rows)):
                 with monitor.step(index):
                     whole = to_global(batch, layout.batch, data.batch_size)
@@ -131,10 +141,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, float]:
                 settle(pending)
                 pending, validation_loss = None, None
                 if evaluating and not stopping:
-                    found = validate(state, experiment.evaluation_batches)
-                    validation_loss = found["loss"]
-                    write(step, "validation", found)
-                    display.say(f"step {step}: validation loss {validation_loss:.4f}")
+                    validation_loss = validate_at(step)
                 if saving or stopping:
                     with monitor.aside("checkpoint"):
                         checkpoints.save(state, step, validation_loss)

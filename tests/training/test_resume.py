@@ -8,10 +8,11 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny import rows, start_training, when_at_step, write_experiment
+from tiny import call, rows, start_training, when_at_step, write_experiment
 
 from jaxseq.training.monitor import MEASURED
 from jaxseq.training.run_directory import read_run
+from jaxseq.training.signals import StopRequest
 
 # The corpus has about 230 training batches, so that 300 steps cross into a second epoch.
 STEPS = ("--num-steps", "300", "--evaluate-every", "40", "--checkpoint-every", "20")
@@ -30,12 +31,12 @@ def uninterrupted(file):
     return file.parent / "uninterrupted"
 
 
+def without_clock(row):
+    return {key: value for key, value in row.items() if key not in MEASURED}
+
+
 def assert_same_run(run_dir, expected):
     """Bitwise the same losses at every step, and the same parameters at the end."""
-
-    def without_clock(row):
-        return {key: value for key, value in row.items() if key not in MEASURED}
-
     assert list(map(without_clock, rows(run_dir))) == list(map(without_clock, rows(expected)))
     here, there = read_run(run_dir), read_run(expected)
     assert here.step == there.step == 300
@@ -46,6 +47,22 @@ def test_the_run_crosses_an_epoch(file, uninterrupted):
     experiment = read_run(uninterrupted).experiment
     windows = len(experiment.data.load().train)
     assert windows < 300 * experiment.data.batch_size < 2 * windows
+
+
+def test_stopped_where_it_would_evaluate_it_does_so_after_the_resume(file, capsys, monkeypatch):
+    """There may be seconds left, which the state has to be saved in."""
+    words = ("train", file, "--no-show", "--run-dir")  # evaluates after steps 5 and 10 of 12
+    assert call(capsys, *words, file.parent / "through")[0] == 0
+    run_dir = file.parent / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "agreed", lambda _, step: signal.SIGTERM if step == 5 else None)
+        status, _, err = call(capsys, *words, run_dir)
+    assert status == 128 + signal.SIGTERM
+    assert "validation loss" not in err
+    assert call(capsys, *words, run_dir)[0] == 0
+    assert [row["split"] for row in rows(run_dir)].count("validation") == 3
+    for row, same in zip(rows(run_dir), rows(file.parent / "through"), strict=True):
+        assert without_clock(row) == without_clock(same)
 
 
 def test_interrupted_again_and_again_it_is_the_same_run(file, uninterrupted):
