@@ -237,8 +237,12 @@ def _find_remote(url: str, suffixes: Container[str]) -> Found:
         return Found([SourceFile(path.rpartition("/")[2], url)], Counter())
 
 
-def _remote(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it."""
+def file_system(url: str, doing: str, otherwise: str) -> tuple[Any, str]:
+    """The file system of a URL, or of a local path, and the path in it.
+
+    Raises UserError "cannot DOING URL" where the package for it is missing, with what to do
+    `otherwise`.
+    """
     try:
         from fsspec.core import url_to_fs
 
@@ -246,9 +250,12 @@ def _remote(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:  # the protocol's package is missing or unknown
         (what, *_) = str(error).splitlines() or [type(error).__name__]
         raise UserError(
-            f"cannot read {url}: {what}; pip install what it names, or copy the data to a local "
-            "directory"
+            f"cannot {doing} {url}: {what}; pip install what it names, or {otherwise}"
         ) from error
+
+
+def _remote(url: str) -> tuple[Any, str]:
+    return file_system(url, "read", "copy the data to a local directory")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseq.config import read_json
-from jaxseq.data.files import as_url
+from jaxseq.data.files import as_url, file_system
 from jaxseq.errors import UserError
 from jaxseq.training.run_directory import CHECKPOINTS, RUN_FILE
 
@@ -241,17 +241,9 @@ class _Copy:
 
     def __init__(self, destination: str):
         self.destination = as_url(destination) or destination
-        try:
-            from fsspec.core import url_to_fs
-            from fsspec.implementations.local import LocalFileSystem
+        system, root = file_system(self.destination, "copy to", "give --mirror a directory")
+        from fsspec.implementations.local import LocalFileSystem
 
-            system, root = url_to_fs(self.destination)
-        except (ImportError, ValueError) as error:  # the protocol's package is missing or unknown
-            (what, *_) = str(error).splitlines() or [type(error).__name__]
-            raise UserError(
-                f"cannot copy to {destination}: {what}; pip install what it names, or give "
-                "--mirror a directory"
-            ) from error
         self._local = isinstance(system, LocalFileSystem)
         # A bucket needs no directories, and others make them unasked.
         self._system: Any = LocalFileSystem(auto_mkdir=True) if self._local else system

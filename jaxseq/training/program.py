@@ -42,7 +42,7 @@ class Program:
     def create(self) -> TrainState:
         """The state before the first step."""
         init_key, _ = _keys(self.experiment)
-        averaged = self.experiment.optimizer.ema_decay > 0
+        averaged = self.like.average is not None
         return create_state(self.init, self.optimizer, self.layout, init_key, self.frozen, averaged)
 
     def step(self, state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, Array]]:
