@@ -25,15 +25,20 @@ def experiment_options(
 ) -> T:
     """The options of a verb that takes an experiment file: `kind`, generic in the experiment.
 
-    `complete` puts the file's experiment among the verb's defaults.
+    FILE.py:NAME is the experiment that the file calls NAME, FILE.py the one called `experiment`.
+    `complete` puts it among the verb's defaults.
     """
-    module = load_module(file)
+    path, _, name = str(file).partition(".py:")
+    module = load_module(Path(f"{path}.py") if name else file)
 
     from jaxseq.training.experiment import Experiment
 
-    default = getattr(module, "experiment", None)
+    default = getattr(module, name or "experiment", None)
     if not isinstance(default, Experiment):
-        raise UserError(f"{file} has no `experiment = Experiment(...)`; see experiments/")
+        if not name:
+            raise UserError(f"{file} has no `experiment = Experiment(...)`; see experiments/")
+        names = [key for key, value in vars(module).items() if isinstance(value, Experiment)]
+        raise UserError(f"{path}.py has no experiment '{name}'{nearest(name, names)}")
     # The file decides the types of the parts, and they the options.
     experiment_kind: Any = Experiment
     parts = type(default.task), type(default.model), type(default.data)

@@ -53,7 +53,7 @@ class Train(Generic[T]):
 def train(argv: list[str]) -> int:
     """Train the experiment in a file; goes on where the run directory was left.
 
-    usage: jaxseq train EXPERIMENT.py [--run-dir DIR] [--model.num-layers 2] ...
+    usage: jaxseq train EXPERIMENT.py[:NAME] [--run-dir DIR] [--model.num-layers 2] ...
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(train.__doc__, "\n`jaxseq train EXPERIMENT.py --help` lists its options.")
@@ -94,7 +94,7 @@ def train(argv: list[str]) -> int:
 
 def _new_run_dir(file: Path) -> Path:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{file.stem}-{now}"
+    return Path("runs") / f"{file.name.replace('.py:', '-').removesuffix('.py')}-{now}"
 
 
 def _show(options: Train, run_dir: Path, metrics: dict[str, float]) -> None:

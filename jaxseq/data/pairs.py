@@ -9,8 +9,10 @@ from jaxseq.data.batches import Batch
 from jaxseq.data.corpus import Corpus, fingerprint
 from jaxseq.data.files import absolute
 from jaxseq.data.pair_tokenizers import PairCoder, PairTokenizer, SubwordPairTokenizer, Unit
-from jaxseq.data.ragged import Ragged, RaggedBatches, ragged_evaluation_batches
+from jaxseq.data.code_points import stacked_points
+from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
 from jaxseq.data.split_files import SplitFiles, two_fields
+from jaxseq.data.subword_training import train_subwords
 from jaxseq.data.subwords import SubwordTokenizer, load_subwords
 from jaxseq.data.text import Document
 from jaxseq.errors import UserError
@@ -36,9 +38,17 @@ def pair_corpus(
     pairs: Mapping[str, Sequence[Pair]],
     batch_size: int,
     documents: Sequence[Document],
+    references: bool = False,
 ) -> Corpus[PairCoder, Ragged]:
-    """The corpus of the splits "train", "validation" and perhaps "test"."""
+    """The corpus of the splits "train", "validation" and perhaps "test".
+
+    With `references`, the held-out pairs of one source are one example: the first pair's, and as
+    "references" (R, characters) the code points of all their targets.
+    """
     examples = {name: [tokenizer.example(*pair) for pair in found] for name, found in pairs.items()}
+    if references:
+        for name in examples.keys() - {"train"}:
+            examples[name] = _by_source(pairs[name], examples[name])
     lengths = ("source_lengths", "target_lengths")
     longest = max(int(e[name]) for found in examples.values() for e in found for name in lengths)
     splits = {name: Ragged(found, "source", batch_size) for name, found in examples.items()}
@@ -50,6 +60,18 @@ def pair_corpus(
         fingerprint=fingerprint(documents),
         inputs=tuple(source for source, _ in pairs["validation"][:6]),
     )
+
+
+def _by_source(pairs: Sequence[Pair], examples: Sequence[Example]) -> list[Example]:
+    targets: dict[str, list[str]] = {}
+    firsts: dict[str, Example] = {}
+    for (source, target), example in zip(pairs, examples, strict=True):
+        targets.setdefault(source, []).append(target)
+        firsts.setdefault(source, example)
+    return [
+        example | {"references": stacked_points(targets[source])}
+        for source, example in firsts.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -91,6 +113,14 @@ class PairData(SplitFiles, PairBatches):
     """The path of a subword tokenizer for sources and targets, in place of units: a tokenizer.json,
     a directory with one, a run directory."""
 
+    subwords: int = 0
+    """Tokens of a byte-pair encoding made from sources and targets of training together, in place
+    of units; 0: none."""
+
+    references: bool = False
+    """Held-out pairs of one source are one example, whose output is scored as a text against all
+    of their targets: by BLEU and chrF. Its loss is that of the first of them."""
+
     def resolve(self) -> "PairData":
         """The config with absolute paths, good in every working directory."""
         tokenizer = self.tokenizer and str(absolute(Path(self.tokenizer)))
@@ -109,10 +139,21 @@ class PairData(SplitFiles, PairBatches):
         self.check()
         documents = self.documents()
         pairs = {name: read_pairs(document) for name, document in documents.items()}
-        if tokenizer is None and self.tokenizer:
-            tokenizer = load_subwords(absolute(Path(self.tokenizer)))
         if tokenizer is None:
-            tokenizer = PairTokenizer.train(pairs["train"], self.source_unit, self.target_unit)
-        elif isinstance(tokenizer, SubwordTokenizer):
+            tokenizer = self._tokenizer(pairs["train"])
+        if isinstance(tokenizer, SubwordTokenizer):
             tokenizer = SubwordPairTokenizer.of(tokenizer)
-        return pair_corpus(tokenizer, pairs, self.batch_size, list(documents.values()))
+        documents = list(documents.values())
+        return pair_corpus(tokenizer, pairs, self.batch_size, documents, self.references)
+
+    def _tokenizer(self, pairs: Sequence[Pair]) -> PairCoder | SubwordTokenizer:
+        if self.tokenizer and self.subwords:
+            raise UserError(
+                "--data.tokenizer names a tokenizer and --data.subwords asks for a new "
+                "one; drop one of them"
+            )
+        if self.tokenizer:
+            return load_subwords(absolute(Path(self.tokenizer)))
+        if self.subwords:
+            return train_subwords("bpe", [text for pair in pairs for text in pair], self.subwords)
+        return PairTokenizer.train(pairs, self.source_unit, self.target_unit)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxseq.data.batches import Batch, spread
+from jaxseq.data.code_points import code_points, stacked_points
 from jaxseq.data.corpus import Corpus, fingerprint
 from jaxseq.data.marked_tokenizer import marked_tokenizer
 from jaxseq.data.named_tokenizer import absolute_name
@@ -141,11 +142,11 @@ class QuestionWindows:
                 window | {"question": np.array(place, np.int32)} for window in self.windows[number]
             ]
             question = self.questions[number]
-            references = [code_points(answer.text) for answer in question.answers]
+            references = [answer.text for answer in question.answers]
             texts.append(
                 {
                     "context": code_points(question.context),
-                    "references": _stacked(references),
+                    "references": stacked_points(references),
                 }
             )
         batch = collate(windows, self.batch_rows, room(windows))
@@ -157,24 +158,6 @@ class QuestionWindows:
 def first_answer(question: Question) -> Answer | None:
     """The answer that a model is trained to give: the first."""
     return question.answers[0] if question.answers else None
-
-
-def code_points(text: str) -> Int[np.ndarray, " characters"]:
-    """A text as int32 numbers, one for each character."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4").astype(np.int32)
-
-
-def text_of(points: Int[np.ndarray, " characters"]) -> str:
-    """The text of code points, up to the first 0."""
-    kept = points[: np.argmax(points == 0)] if (points == 0).any() else points
-    return kept.astype("<i4").tobytes().decode("utf-32-le", "surrogatepass")
-
-
-def _stacked(texts: Sequence[np.ndarray]) -> Int[np.ndarray, "A L"]:
-    found = np.zeros((len(texts), max(map(len, texts), default=0)), np.int32)
-    for row, text in zip(found, texts, strict=True):
-        row[: len(text)] = text
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

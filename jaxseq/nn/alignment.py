@@ -18,7 +18,7 @@ from jaxseq.ops.alignment import (
 from jaxseq.ops.padding import valid_steps_of
 from jaxseq.typing import Array, Bool, Float, Int
 
-AlignmentKind = Literal["additive", "dot", "general", "concat", "location", "coverage"]
+AlignmentKind = Literal["none", "additive", "dot", "general", "concat", "location", "coverage"]
 # These score a place by where the decoder looked before, and so go one step at a time.
 SEQUENTIAL: tuple[AlignmentKind, ...] = ("location", "coverage")
 
@@ -44,13 +44,14 @@ class Alignment(nn.Module):
     | general | h^T W m_s | Luong et al. 2015 |
     | location | v^T tanh(W h + b + U m_s + V f_s) | Chorowski et al. 2015, arXiv:1506.07503 |
     | coverage | v^T tanh(W h + b + U m_s + w p_s) | See et al. 2017, arXiv:1704.04368 |
+    | none | no score: a = 0 and c = 0 | Sutskever et al. 2014, arXiv:1409.3215 |
 
     p is the past: the sum of the weights of all steps before; f its convolution with
     `location_channels` filters over `location_width` places (Shen et al. 2017, arXiv:1712.05884;
     Chorowski et al. convolve the last weights alone).
 
     `features` is the size of what is scored: A of v for the additive kinds, the query's size for
-    "general"; "dot" has no parameters and does not use it.
+    "general"; "dot" and "none" have no parameters and do not use it.
     """
 
     kind: AlignmentKind
@@ -61,7 +62,7 @@ class Alignment(nn.Module):
 
     def setup(self) -> None:
         """Creates the parameters of the kind."""
-        if self.kind == "dot":
+        if self.kind in ("none", "dot"):
             return
         scale = self.features**-0.5
         axes = ("embed", "mlp")
@@ -92,7 +93,7 @@ class Alignment(nn.Module):
         visible = valid_steps_of(memory, lengths)
         if lengths is not None:
             memory = hide_padding(memory, visible)
-        keys = memory if self.kind == "dot" else self.memory(memory)
+        keys = memory if self.kind in ("none", "dot") else self.memory(memory)
         return Memory(memory, keys, visible)
 
     def __call__(
@@ -105,12 +106,19 @@ class Alignment(nn.Module):
         """
         if self.kind in SEQUENTIAL:
             raise ValueError(f"kind '{self.kind}' needs the weights before: call step")
+        if self.kind == "none":
+            (batch, places, width), times = memory.values.shape, query.shape[1]
+            dtype = memory.values.dtype
+            return jnp.zeros((batch, times, width), dtype), jnp.zeros((batch, times, places), dtype)
         return attend(self._scores(query, memory.keys), memory.values, memory.visible)
 
     def step(
         self, query: Float[Array, "B Q"], memory: Memory, past: Float[Array, "B S"]
     ) -> tuple[Float[Array, "B D"], Float[Array, "B S"], Float[Array, "B S"]]:
         """Context, weights and the new past of one query; the first past is zeros."""
+        if self.kind not in SEQUENTIAL:
+            context, weights = self(query[:, None], memory)
+            return context[:, 0], weights[:, 0], past + weights[:, 0]
         keys = memory.keys
         if self.kind == "location":
             # One product with what V makes of each filter, which no step changes.

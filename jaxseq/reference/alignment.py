@@ -86,6 +86,8 @@ def alignment_step(
 
     `past` is the sum of the weights of all steps before.
     """
+    if kind == "none":
+        return np.zeros((len(memory), memory.shape[2])), np.zeros(memory.shape[:2]), past
     query = query[:, None]
     if kind == "dot":
         scores = dot_scores(query, memory)

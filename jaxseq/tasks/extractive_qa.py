@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseq.data.code_points import text_of
 from jaxseq.data.ragged import collate, room
-from jaxseq.data.squad import QuestionCoder, SquadData, text_of
+from jaxseq.data.squad import QuestionCoder, SquadData
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps

@@ -40,6 +40,8 @@ class Transduce:
     length_penalty: float = 0.0
     """Exponent of the length by which hypotheses are compared (Wu et al. 2016); 0: by their log
     probability alone."""
+    label_smoothing: float = 0.0
+    """The share of each target that training spreads over all tokens alike (Szegedy et al. 2016)."""
     coverage: float = 0.0
     """Weight of the loss for looking twice at one place (See et al. 2017, arXiv:1704.04368)."""
     second_score_ignores: str = ""
@@ -52,6 +54,10 @@ class Transduce:
         """The model's config with the vocabularies filled in; UserError for a bad option."""
         if self.beam_size < 1:
             raise UserError(f"--task.beam-size is {self.beam_size}; it must be at least 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"--task.label-smoothing is {self.label_smoothing}; it must be in [0, 1)"
+            )
         for name in ("length_penalty", "coverage"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(
@@ -85,9 +91,10 @@ class Transduce:
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Cross-entropy in nats: (sum over target tokens and ends, their number).
 
-        With `coverage`, that much of `ops.alignment.coverage_loss` on top.
+        Of smoothed labels where `label_smoothing` says so, which evaluation leaves away. With
+        `coverage`, that much of `ops.alignment.coverage_loss` on top.
         """
-        losses, tokens = self._losses(model, params, batch, dropout_key)
+        losses, tokens = self._losses(model, params, batch, dropout_key, self.label_smoothing)
         return losses.sum(), tokens.sum()
 
     def evaluator(self, model: Seq2SeqConfig, tokenizer: PairCoder) -> Evaluator:
@@ -189,6 +196,7 @@ class Transduce:
         params: PyTree,
         batch: dict[str, Array],
         dropout_key: Key[Array, ""] | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
         """(loss, target tokens and end) of each pair."""
         module = model.build(deterministic=dropout_key is None)
@@ -199,7 +207,8 @@ class Transduce:
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
         inside = valid_steps(batch["target_lengths"], batch["targets"].shape[1])
-        losses, tokens = jax.vmap(softmax_cross_entropy)(logits, batch["targets"], inside)
+        of_row = partial(softmax_cross_entropy, smoothing=smoothing)
+        losses, tokens = jax.vmap(of_row)(logits, batch["targets"], inside)
         if self.coverage:
             assert isinstance(weights, Array)  # apply is typed for modules that return anything
             each = jax.vmap(lambda looks, steps: coverage_loss(looks[None], steps[None])[0])

@@ -11,13 +11,12 @@ from small_subwords import CLASSIFY, SEPARATE, word_pieces
 
 from jaxseq.config import from_tree, to_tree
 from jaxseq.data.rows import BadRows
+from jaxseq.data.code_points import code_points, text_of
 from jaxseq.data.squad import (
     QuestionCoder,
     QuestionWindows,
     SquadData,
-    code_points,
     first_answer,
-    text_of,
     token_span,
 )
 from jaxseq.data.squad_files import Answer, Question, read_squad

@@ -37,6 +37,7 @@ CONFIGS = {
     "one way": dataclasses.replace(
         SMALL, bidirectional=False, attention="coverage", input_feeding=True, decoder_layers=2
     ),
+    "no attention": dataclasses.replace(SMALL, cell="gru", attention="none"),
     "mingru": dataclasses.replace(SMALL, cell="mingru", attention="dot"),
     "minlstm": dataclasses.replace(SMALL, cell="minlstm", attention="concat", input_feeding=True),
     "lru": dataclasses.replace(SMALL, cell="lru"),

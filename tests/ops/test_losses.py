@@ -34,6 +34,19 @@ def test_cross_entropy_equals_twin(shape: tuple[int, ...], dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smoothed_cross_entropy_equals_twin(smoothing: float) -> None:
+    logits, targets, mask = draw_batch()
+    check_parity(
+        lambda logits: softmax_cross_entropy(
+            logits, jnp.asarray(targets), jnp.asarray(mask), smoothing
+        ),
+        lambda logits: reference.softmax_cross_entropy(logits, targets, mask, smoothing),
+        logits,
+        dtype="float64",
+    )
+
+
 LOSS_AND_GRADIENT = jax.jit(jax.value_and_grad(softmax_cross_entropy, has_aux=True))
 
 
