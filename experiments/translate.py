@@ -1,7 +1,6 @@
 """English to French."""
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 

@@ -15,6 +15,7 @@ import tyro
 from jaxseq.cli_convert import convert
 from jaxseq.cli_options import nearest, parse, rounded
 from jaxseq.cli_plan import plan
+from jaxseq.cli_report import report
 from jaxseq.cli_tokenizer import tokenizer
 from jaxseq.cli_train import train
 from jaxseq.decoding.sampling import SamplingConfig
@@ -65,7 +66,10 @@ def _dispatch(argv: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """The metrics of a run on a whole held-out split, each with its 95 % bootstrap interval."""
+    """The metrics of a run on a whole held-out split, each with its 95 % bootstrap interval.
+
+    They are kept in the run directory too, with some examples, for `jaxseq report`.
+    """
 
     run_dir: Positional[Path]
     """A run directory."""
@@ -82,12 +86,17 @@ def evaluate(argv: list[str]) -> int:
     options = parse(Evaluate, argv, prog="jaxseq evaluate")
 
     from jaxseq.training.compile_cache import keep_compiled_programs
-    from jaxseq.training.evaluation import evaluate_run
+    from jaxseq.training.evaluation import evaluate_run, held_out
+    from jaxseq.training.evaluation_files import write_evaluation, write_examples
     from jaxseq.training.run_directory import read_run
 
     keep_compiled_programs()
-    run = read_run(options.run_dir, options.checkpoint)
-    found = evaluate_run(run, options.run_dir, options.split)
+    run_dir, split = options.run_dir, options.split
+    run = read_run(run_dir, options.checkpoint)
+    examples = held_out(run, run_dir, split)
+    found = evaluate_run(run, examples)
+    write_evaluation(run_dir, split, run, options.checkpoint, found)
+    write_examples(run_dir, split, run, examples)
     metrics = {"step": run.step} | found.metrics
     if options.json:
         print(json.dumps(metrics | {"intervals": found.intervals}))
@@ -158,29 +167,45 @@ def sample(argv: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """A run's answers to lines of text, one JSON object a line, in order."""
+    """A run's answers to lines of text, one line each, in order.
+
+    Lines that come slowly are answered one by one, as they come, and many together otherwise.
+    """
 
     run_dir: Positional[Path]
     """A run directory, of anything but a language model."""
     input: str = "-"
     """A text file with one input a line; "-": standard input."""
+    format: Literal["json", "text"] = "json"
+    """An answer as a JSON object with all there is to say, or its main part alone."""
+    output: Path = Path("predictions")
+    """Where files go, if answers are files (speech)."""
     checkpoint: str = "last"
     """"last", "best" (by validation loss on the way), or the step of one that was kept."""
 
 
 def predict(argv: list[str]) -> int:
-    """A run's answers to lines of text, one JSON object a line."""
+    """A run's answers to lines of text, as they come."""
     options = parse(Predict, argv, prog="jaxseq predict")
 
     from jaxseq.data.text import read_lines
+    from jaxseq.tasks.lines import Arriving
     from jaxseq.training.compile_cache import keep_compiled_programs
     from jaxseq.training.run_directory import read_run
 
     keep_compiled_programs()
     run = read_run(options.run_dir, options.checkpoint)
-    lines = read_lines(None if options.input == "-" else Path(options.input))
-    for answer in run.answers(lines):
-        print(json.dumps(answer, ensure_ascii=False), flush=True)
+    task = run.experiment.task
+    if options.format == "text" and not hasattr(task, "answer"):
+        raise UserError(f"{options.run_dir} has answers of many parts; use --format json")
+    from_stdin = options.input == "-"
+    lines = Arriving(read_lines(None)) if from_stdin else read_lines(Path(options.input))
+    for answer in run.answers(lines, options.output):
+        if options.format == "json":
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+        else:
+            said = answer[task.answer]
+            print(said if isinstance(said, str) else " ".join(said), flush=True)
     return 0
 
 
@@ -189,6 +214,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "sample": sample,
     "predict": predict,
+    "report": report,
     "plan": plan,
     "tokenizer": tokenizer,
     "convert": convert,

@@ -248,6 +248,18 @@ def test_verbs_and_files_that_do_not_exist(capsys, words, message):
     assert message in mistake(capsys, *words)
 
 
+def test_a_file_may_hold_several_experiments(capsys, tmp_path):
+    file = write_experiment(tmp_path)
+    with file.open("a") as text:
+        text.write("import dataclasses\nwide = dataclasses.replace(experiment, seed=7)\n")
+    words = ["--num-steps", 1, "--no-show", "--run-dir", tmp_path / "run"]
+    assert call(capsys, "train", f"{file}:wide", *words)[0] == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 7
+    status, _, err = call(capsys, "train", f"{file}:wid", *words)
+    assert status == 2
+    assert "tiny.py has no experiment 'wid'; did you mean 'wide'?" in err
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

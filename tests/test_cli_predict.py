@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from tiny import call, rows, write_experiment
@@ -77,6 +78,35 @@ def test_standard_input_is_answered_too(folder, capsys, monkeypatch):
     status, out, _ = call(capsys, "predict", folder / "tagger")
     assert status == 0
     assert [json.loads(line)["tags"] for line in out.splitlines()] == [["D", "N"], ["V"]]
+
+
+@pytest.mark.parametrize(
+    ("run", "line", "pattern"), [("tagger", "the cat", "D N"), ("dates", "May 3, 1979", ".*")]
+)
+def test_text_is_the_main_part_of_an_answer(folder, capsys, run, line, pattern):
+    inputs = folder / "line.txt"
+    inputs.write_text(f"{line}\n", encoding="utf-8")
+    words = ["predict", folder / run, "--input", inputs, "--format", "text"]
+    status, out, _ = call(capsys, *words)
+    assert status == 0
+    assert re.fullmatch(f"{pattern}\n", out)
+
+
+def test_an_evaluation_is_kept_with_examples(folder, capsys):
+    status, out, _ = call(capsys, "evaluate", folder / "dates", "--split", "test", "--json")
+    assert status == 0
+    kept = json.loads((folder / "dates" / "evaluation-test.json").read_text())
+    printed = json.loads(out)
+    assert kept["intervals"] == printed.pop("intervals")
+    assert {"step": kept["step"]} | kept["metrics"] == printed
+    assert kept["command"][0] == "jaxseq"
+    lines = (folder / "dates" / "examples-test.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines
+    for row in map(json.loads, lines):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["reference"])
+        assert row["input"]
+        picture = folder / "dates" / "examples-test" / row["files"]["attention"]
+        assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_tagger_is_evaluated_on_its_validation_split(folder, capsys):

@@ -5,11 +5,9 @@ import random
 from dataclasses import dataclass
 
 from jaxseq.data.corpus import Corpus
+from jaxseq.data.made_up_pairs import MadeUpPairs
 from jaxseq.data.pair_tokenizers import PairCoder, PairTokenizer
-from jaxseq.data.pairs import Pair, PairBatches, pair_corpus
 from jaxseq.data.ragged import Ragged
-from jaxseq.data.text import Document
-from jaxseq.errors import UserError
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
@@ -53,43 +51,13 @@ def _ordinal(number: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatesData(PairBatches):
+class DatesData(MadeUpPairs):
     """Made-up dates between 1600 and 2199, no day in two splits."""
 
-    num_train: int = 10_000
-    """Pairs to train on."""
-
-    num_held_out: int = 1_000
-    """Pairs in each of the validation and the test split."""
-
-    seed: int = 0
-    """Decides the dates and how they are written."""
-
-    def resolve(self) -> "DatesData":
-        """The config itself: nothing in it depends on where it is read."""
-        return self
-
     def load(self, tokenizer: PairTokenizer | None = None) -> Corpus[PairCoder, Ragged]:
-        """Make up the pairs; UserError for a bad count."""
-        self.check()
-        for option, value in (
-            ("num-train", self.num_train),
-            ("num-held-out", self.num_held_out),
-        ):
-            if not 1 <= value <= 100_000:
-                raise UserError(f"--data.{option} is {value}: it must be from 1 to 100000")
-        draw = random.Random(self.seed)
+        """Make up the pairs, by character; UserError for a bad count."""
+        count, draw = self.count(), random.Random(self.seed)
         first, last = (datetime.date(year, 1, 1).toordinal() for year in (1600, 2200))
-        count = self.num_train + 2 * self.num_held_out
         days = map(datetime.date.fromordinal, draw.sample(range(first, last), count))
-        made: list[Pair] = [(write_date(day, draw), day.isoformat()) for day in days]
-        held = self.num_held_out
-        pairs = {
-            "validation": made[:held],
-            "test": made[held : 2 * held],
-            "train": made[2 * held :],
-        }
-        if tokenizer is None:
-            tokenizer = PairTokenizer.train(pairs["train"], "character", "character")
-        text = "\n".join("\t".join(pair) for pair in made)
-        return pair_corpus(tokenizer, pairs, self.batch_size, [Document("dates", text)])
+        made = [(write_date(day, draw), day.isoformat()) for day in days]
+        return self.corpus(made, "character", tokenizer)

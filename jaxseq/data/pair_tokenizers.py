@@ -67,6 +67,11 @@ class PairTokenizer:
         """A source as the model reads it: a string for each number."""
         return list(_units(source, self.source_unit))
 
+    def read_source(self, numbers: ArrayLike) -> tuple[str, list[str]]:
+        """The text of a source that is given by its numbers, and a string for each of them."""
+        units = self.source.decode(numbers)
+        return ("" if self.source_unit == "character" else " ").join(units), units
+
     def target_units(self, numbers: ArrayLike) -> list[str]:
         """What a model wrote, up to its end: a string for each number."""
         written = np.asarray(numbers).tolist()
@@ -120,6 +125,12 @@ class SubwordPairTokenizer:
     def source_units(self, source: str) -> list[str]:
         """A source as the model reads it: a string for each number."""
         return self._strings(self.example(source)["source"])
+
+    def read_source(self, numbers: ArrayLike) -> tuple[str, list[str]]:
+        """The text of a source that is given by its numbers, and a string for each of them."""
+        units = self._strings(numbers)
+        stop = len(units) - len(self.behind_source)
+        return self.join(units[len(self.before_source) : stop]), units
 
     def target_units(self, numbers: ArrayLike) -> list[str]:
         """What a model wrote, up to its end: a string for each number."""

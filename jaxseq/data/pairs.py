@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxseq.data.batches import Batch
+from jaxseq.data.code_points import stacked_points
 from jaxseq.data.corpus import Corpus, fingerprint
 from jaxseq.data.files import absolute
 from jaxseq.data.pair_tokenizers import PairCoder, PairTokenizer, SubwordPairTokenizer, Unit
-from jaxseq.data.code_points import stacked_points
 from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
 from jaxseq.data.split_files import SplitFiles, two_fields
 from jaxseq.data.subword_training import train_subwords

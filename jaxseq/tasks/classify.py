@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxseq.tasks.classification_metrics import (
     of_classes,
 )
 from jaxseq.tasks.contract import Evaluator
-from jaxseq.tasks.lines import GROUP, grouped
+from jaxseq.tasks.lines import GROUP, numbered_groups
 from jaxseq.typing import Array, Float, Key, PyTree
 
 
@@ -51,6 +51,8 @@ class ClassifierConfig(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Classify:
     """A batch holds what `ClassCoder.example` makes of a text, with a leading batch axis."""
+
+    answer: ClassVar[str] = "label"
 
     def resolve(
         self, model: ClassifierConfig, data: LabelledText, tokenizer: ClassCoder
@@ -123,7 +125,7 @@ class Classify:
                 self._logits(model, params, batch).astype(jnp.float32), axis=-1
             )
         )
-        for group in grouped(enumerate(lines, start=1)):
+        for group in numbered_groups(lines):
             examples = []
             for number, line in group:
                 place = f"line {number} of the input"

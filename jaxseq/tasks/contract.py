@@ -55,8 +55,37 @@ class Task(Protocol):
 class Predictor(Protocol):
     """A task that answers lines of text."""
 
+    @property
+    def answer(self) -> str:
+        """The key of an answer's main part, which alone is printed where text is asked for."""
+        ...
+
     def predict(
         self, model: Any, params: PyTree, tokenizer: Any, lines: Iterable[str]
     ) -> Iterator[dict[str, Any]]:
-        """One JSON object a line, in order."""
+        """One JSON object a line, in order; `tasks.lines.grouped` makes batches of them."""
+        ...
+
+
+class Exhibitor(Protocol):
+    """A task that has more to show of a held-out split than its metrics."""
+
+    def examples(
+        self, model: Any, params: PyTree, tokenizer: Any, batch: Any, folder: Path
+    ) -> list[dict[str, Any]]:
+        """What the model makes of the examples of an evaluation batch, filler rows left out.
+
+        "input", "output" and "reference" are texts, the last perhaps a list of several; "unit" is
+        "word" or "character", by which outputs and references are compared. "files" names what was
+        written into `folder`, by kind: "attention", "alignment", "spectrogram", "audio",
+        "reference_audio", "reference_spectrogram". Any other key is a figure of the example.
+        """
+        ...
+
+    def details(self, totals: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+        """What the evaluator's contributions, summed over a split, say beside the metrics.
+
+        "confusion" is {"labels": [...], "counts": one row a true label, one column a predicted
+        one}; anything else that JSON can hold is shown as it is.
+        """
         ...

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
 from jaxseq.tasks.contract import Evaluator
-from jaxseq.tasks.lines import GROUP, grouped
+from jaxseq.tasks.lines import GROUP, grouped, numbered_groups
 from jaxseq.tasks.squad_metrics import best_scores
 from jaxseq.typing import Array, Bool, Float, Int, Key, PyTree
 
@@ -65,6 +65,8 @@ class Answered(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class ExtractiveQA:
     """A batch holds what `QuestionCoder.windows` makes of a question and its context."""
+
+    answer: ClassVar[str] = "answer"
 
     longest_answer: int = 30
     """Tokens of an answer at most."""
@@ -173,7 +175,7 @@ class ExtractiveQA:
             start, end = self._logits(model, params, batch)
             return best_span(start, end, context_tokens(batch), self.longest_answer)
 
-        for group in grouped(enumerate(lines, start=1)):
+        for group in numbered_groups(lines):
             asked = [read_question(line, number) for number, line in group]
             windows = [tokenizer.windows(*pair) for pair in asked]
             # Whole groups of windows: a context may have any number of them.

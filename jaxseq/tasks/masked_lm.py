@@ -17,7 +17,7 @@ from jaxseq.data.subwords import ROLE_TOKENS, SubwordTokenizer
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.tasks.contract import Evaluator
-from jaxseq.tasks.lines import GROUP, grouped
+from jaxseq.tasks.lines import GROUP, numbered_groups
 from jaxseq.typing import Array, Float, Int, Key, PyTree
 
 _MASK = re.compile(r"[ \t]*(?:" + "|".join(map(re.escape, ROLE_TOKENS["mask"])) + ")")
@@ -137,14 +137,11 @@ class MaskedLM:
             odds, tokens = jax.lax.top_k(jax.nn.softmax(logits), self.likeliest)
             return odds, tokens
 
-        done = 0
-        for group in grouped(lines):
-            examples = []
-            for number, line in enumerate(group, start=done + 1):
-                examples.append(_example(line, tokenizer, model.context, number))
+        for group in numbered_groups(lines):
+            examples = [_example(line, tokenizer, model.context, number) for number, line in group]
             batch = collate(examples, GROUP, room(examples))
             found = jax.device_get(best(params, batch))
-            for line, example, *row in zip(group, examples, *found, strict=False):
+            for (_, line), example, *row in zip(group, examples, *found, strict=False):
                 masks = len(example["masked_positions"])
                 yield {
                     "text": line,
@@ -159,7 +156,6 @@ class MaskedLM:
                         for odds, tokens, _ in zip(*row, range(masks), strict=False)
                     ],
                 }
-            done += len(group)
 
     def show(
         self,

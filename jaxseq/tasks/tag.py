@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jaxseq.typing import Array, Float, Key, PyTree
 @dataclasses.dataclass(frozen=True)
 class Tag:
     """A batch holds what `TagTokenizer.example` makes of a sentence, with a leading batch axis."""
+
+    answer: ClassVar[str] = "tags"
 
     def resolve(self, model: TaggerConfig, data: TaggedData, tokenizer: TagTokenizer) -> Any:
         """The model's config with the sizes of the vocabularies filled in."""
@@ -94,10 +96,11 @@ class Tag:
     ) -> Iterator[dict[str, Any]]:
         """{"words": [...], "tags": [...]} for each line; words are what stands between spaces."""
         best = jax.jit(lambda params, batch: viterbi(self._chain(model, params, batch))[0])
-        for group in grouped(map(str.split, lines)):
-            examples = [tokenizer.example(words) for words in group]
+        for group in grouped(lines):
+            sentences = [line.split() for line in group]
+            examples = [tokenizer.example(words) for words in sentences]
             found = jax.device_get(best(params, collate(examples, GROUP, room(examples))))
-            for words, tags in zip(group, found, strict=False):
+            for words, tags in zip(sentences, found, strict=False):
                 yield {"words": words, "tags": tokenizer.tags.decode(tags[: len(words)])}
 
     def show(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jaxseq.tasks.classification_metrics import (
 )
 from jaxseq.tasks.classify import check_positions, encoder_inputs, resolve_labelled
 from jaxseq.tasks.contract import Evaluator
-from jaxseq.tasks.lines import GROUP, grouped
+from jaxseq.tasks.lines import GROUP, grouped, numbered_groups
 from jaxseq.typing import Array, Float, Key, PyTree
 
 
@@ -54,6 +54,8 @@ class TokenClassifierConfig(Protocol):
 @dataclasses.dataclass(frozen=True)
 class TagTokens:
     """A batch holds what `SubwordTagCoder.pieces` makes of sentences, with a leading batch axis."""
+
+    answer: ClassVar[str] = "tags"
 
     def resolve(
         self, model: TokenClassifierConfig, data: TaggedSubwords, tokenizer: SubwordTagCoder
@@ -133,8 +135,8 @@ class TagTokens:
         """
         best = jax.jit(lambda params, batch: self._logits(model, params, batch).argmax(axis=-1))
 
-        def pieces() -> Iterator[tuple[list[str], int, Any]]:
-            for number, line in enumerate(lines, start=1):
+        def pieces(group: list[tuple[int, str]]) -> Iterator[tuple[list[str], int, Any]]:
+            for number, line in group:
                 words = line.split()
                 for piece in tokenizer.pieces(words):
                     check_positions(
@@ -143,10 +145,11 @@ class TagTokens:
                     yield words, piece.stop, piece.example
 
         tags: list[str] = []
-        for group in grouped(pieces()):
-            examples = [example for _, _, example in group]
+        parts = (part for group in numbered_groups(lines) for part in grouped(pieces(group)))
+        for part in parts:
+            examples = [example for _, _, example in part]
             found = jax.device_get(best(params, collate(examples, GROUP, room(examples))))
-            for (words, stop, example), row in zip(group, found, strict=False):
+            for (words, stop, example), row in zip(part, found, strict=False):
                 tags += [tokenizer.tags[tag] for tag in row[: example["words"]]]
                 if stop == len(words):
                     yield {"words": words, "tags": tags}

@@ -5,12 +5,14 @@ import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseq.data.batches import Batch
+from jaxseq.data.code_points import text_of
 from jaxseq.data.pair_tokenizers import PairCoder
 from jaxseq.data.pairs import PairBatches
 from jaxseq.data.ragged import collate, room
@@ -24,6 +26,14 @@ from jaxseq.ops.padding import valid_steps
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.edit_distance import edit_distance
 from jaxseq.tasks.lines import GROUP, grouped
+from jaxseq.tasks.translation_metrics import (
+    CHRF_SIGNATURE,
+    SIGNATURE,
+    bleu,
+    bleu_counts,
+    chrf,
+    chrf_counts,
+)
 from jaxseq.typing import Array, Float, Key, PyTree
 
 Seq2SeqConfig = RNNSeq2SeqConfig | EncoderDecoderConfig
@@ -35,13 +45,15 @@ PICTURE = "attention.png"
 class Transduce:
     """A batch holds what `PairTokenizer.example` makes of a pair, with a leading batch axis."""
 
+    answer: ClassVar[str] = "output"
+
     beam_size: int = 4
     """Hypotheses kept in decoding; 1: greedy."""
     length_penalty: float = 0.0
     """Exponent of the length by which hypotheses are compared (Wu et al. 2016); 0: by their log
     probability alone."""
     label_smoothing: float = 0.0
-    """The share of each target that training spreads over all tokens alike (Szegedy et al. 2016)."""
+    """The share of a target that training spreads over all tokens alike (Szegedy et al. 2016)."""
     coverage: float = 0.0
     """Weight of the loss for looking twice at one place (See et al. 2017, arXiv:1704.04368)."""
     second_score_ignores: str = ""
@@ -98,7 +110,10 @@ class Transduce:
         return losses.sum(), tokens.sum()
 
     def evaluator(self, model: Seq2SeqConfig, tokenizer: PairCoder) -> Evaluator:
-        """(params, batch) -> of each pair: loss, and edits between decoded and reference."""
+        """(params, batch) -> of each pair: loss, and edits between decoded and reference.
+
+        Where the data has references as texts, also the counts of BLEU and chrF.
+        """
         losses_of = jax.jit(partial(self._losses, model))
 
         def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Any]:
@@ -122,7 +137,17 @@ class Transduce:
                     return [unit.translate(dropped) for unit in units]
 
                 counts |= _score([(bare(one), bare(other)) for one, other in pairs], "_ignoring")
-            rows = {name: np.zeros(real.shape, np.int32) for name in counts}
+            if "references" in batch:
+                outputs = [tokenizer.join(units) for units, _ in pairs]
+                references = [
+                    [text for text in map(text_of, texts) if text]
+                    for texts in jax.device_get(batch["references"])[real]
+                ]
+                for name, count in (("bleu", bleu_counts), ("chrf", chrf_counts)):
+                    counts[name] = np.stack(list(map(count, outputs, references)))
+            rows = {
+                name: np.zeros((len(real), *x.shape[1:]), x.dtype) for name, x in counts.items()
+            }
             for name, of_pairs in counts.items():
                 rows[name][real] = of_pairs
             return {"loss": losses, "tokens": tokens} | rows
@@ -134,7 +159,8 @@ class Transduce:
 
         loss = nats per target token; token_error_rate = edits (insertions, deletions and
         substitutions) per token of the references; exact = the share of targets without an edit;
-        both once more without the characters that `second_score_ignores` names.
+        both once more without the characters that `second_score_ignores` names. bleu and chrf, 0
+        to 100, where the data has references as texts (`translation_metrics`).
         """
         found = {"loss": totals["loss"] / totals["tokens"]}
         for suffix in ("", "_ignoring"):
@@ -142,7 +168,15 @@ class Transduce:
                 rate = totals[f"edits{suffix}"] / max(totals["units"], 1)
                 found[f"token_error_rate{suffix}"] = rate
                 found[f"exact{suffix}"] = totals[f"exact{suffix}"] / totals["pairs"]
+        if "bleu" in totals:
+            found |= {"bleu": bleu(totals["bleu"]), "chrf": chrf(totals["chrf"])}
         return found | {"pairs": int(totals["pairs"])}
+
+    def details(self, totals: dict[str, Any], tokenizer: PairCoder) -> dict[str, Any]:
+        """What a score must be quoted with: sacreBLEU's signatures, which ours are equal to."""
+        if "bleu" not in totals:
+            return {}
+        return {"signatures": {"bleu": SIGNATURE, "chrf": CHRF_SIGNATURE}}
 
     def predict(
         self,
@@ -154,6 +188,42 @@ class Transduce:
         """{"input", "output", "score"} for each line; the score is the output's log probability."""
         for line, units, score, _ in self._answers(model, params, tokenizer, lines):
             yield {"input": line, "output": tokenizer.join(units), "score": round(score, 4)}
+
+    def examples(
+        self,
+        model: Seq2SeqConfig,
+        params: PyTree,
+        tokenizer: PairCoder,
+        batch: Batch,
+        folder: Path,
+    ) -> list[dict[str, Any]]:
+        """Input, output and references of each pair, and a picture of where the decoder looked."""
+        found = jax.device_get(self._decode(model, params, tokenizer, batch))
+        rows: list[dict[str, Any]] = []
+        for row, (tokens, _, score, weights) in enumerate(zip(*found, strict=True)):
+            if not batch["target_lengths"][row]:
+                continue
+            units = tokenizer.target_units(tokens)
+            text, source = tokenizer.read_source(
+                batch["source"][row][: batch["source_lengths"][row]]
+            )
+            reference = tokenizer.join(tokenizer.target_units(batch["targets"][row]))
+            if "references" in batch:
+                reference = [text for text in map(text_of, batch["references"][row]) if text]
+            name = f"attention-{row}.png"
+            draw_alignments(
+                [(source, units, weights[: len(units) + 1, : len(source)])], folder / name
+            )
+            rows.append(
+                {
+                    "input": text,
+                    "output": tokenizer.join(units),
+                    "reference": reference,
+                    "score": round(float(score), 4),
+                    "files": {"attention": name},
+                }
+            )
+        return rows
 
     def show(
         self,

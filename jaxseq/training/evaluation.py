@@ -17,6 +17,8 @@ from jaxseq.training.bootstrap import bootstrap_intervals
 from jaxseq.training.run_directory import TrainedRun, check_corpus
 from jaxseq.typing import PyTree, Shaped
 
+SplitName = Literal["validation", "test"]
+
 Contributions = dict[str, Shaped[np.ndarray, "B ..."]]
 
 
@@ -63,28 +65,35 @@ class Evaluation:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     """95 % bootstrap intervals; counts have none."""
+    details: dict[str, Any]
+    """What else the task has to say of the split: see `tasks.contract.Exhibitor`."""
 
 
-def evaluate_run(
-    run: TrainedRun, run_dir: Path, split: Literal["validation", "test"] = "validation"
-) -> Evaluation:
-    """The metrics of a run on a whole split, with intervals; UserError where the data has changed.
+def held_out(run: TrainedRun, run_dir: Path, split: SplitName) -> Any:
+    """A split of a run's data; UserError where the data has changed, or has no such split."""
+    corpus = run.experiment.data.load(run.tokenizer)
+    check_corpus(run_dir, corpus)
+    found = getattr(corpus, split)
+    if found is None:
+        raise UserError(f"the data of {run_dir} has no {split} split; leave --split out")
+    return found
+
+
+def evaluate_run(run: TrainedRun, examples: Any) -> Evaluation:
+    """The metrics of a run on a whole split (`held_out`), with intervals.
 
     Host memory grows with what an example contributes: a few floats.
     """
     task, model, data = run.experiment.task, run.experiment.model, run.experiment.data
-    corpus = data.load(run.tokenizer)
-    check_corpus(run_dir, corpus)
-    held_out = getattr(corpus, split)
-    if held_out is None:
-        raise UserError(f"the data of {run_dir} has no {split} split; leave --split out")
     parts = list(
         contributions(
             task.evaluator(model, run.tokenizer),
             run.params,
-            data.evaluation_batches(held_out),
+            data.evaluation_batches(examples),
             one_device(),
         )
     )
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Evaluation(task.metrics(_sums(rows)), bootstrap_intervals(task.metrics, rows))
+    totals = _sums(rows)
+    details = task.details(totals, run.tokenizer) if hasattr(task, "details") else {}
+    return Evaluation(task.metrics(totals), bootstrap_intervals(task.metrics, rows), details)

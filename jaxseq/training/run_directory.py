@@ -134,19 +134,25 @@ class TrainedRun:
     inputs: tuple[str, ...]
     """Held-out inputs to show the model on."""
 
-    def predict(self, lines: Iterable[str]) -> list[dict[str, Any]]:
+    def predict(
+        self, lines: Iterable[str], output: Path = Path("predictions")
+    ) -> list[dict[str, Any]]:
         """The answers to lines of text, as `jaxseq predict` prints them.
 
-        Raises UserError for a language model, which writes and does not answer.
+        Answers that are files go to the folder `output`. Raises UserError for a language model,
+        which writes and does not answer.
         """
-        return list(self.answers(lines))
+        return list(self.answers(lines, output))
 
-    def answers(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    def answers(
+        self, lines: Iterable[str], output: Path = Path("predictions")
+    ) -> Iterator[dict[str, Any]]:
         """`predict`, one answer after the other as they come."""
         task = self.experiment.task
         if not hasattr(task, "predict"):
             raise UserError("the run is a language model; try: jaxseq sample")
-        return task.predict(self.experiment.model, self.params, self.tokenizer, lines)
+        where = {"folder": output} if getattr(task, "writes_files", False) else {}
+        return task.predict(self.experiment.model, self.params, self.tokenizer, lines, **where)
 
 
 def read_run(run_dir: Path, checkpoint: str = "last") -> TrainedRun:

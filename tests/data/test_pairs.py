@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxseq.data.code_points import text_of
 from jaxseq.data.dates import MONTHS, DatesData, write_date
-from jaxseq.data.pair_tokenizers import PairTokenizer
+from jaxseq.data.made_up_translations import LARGEST, MadeUpTranslations, in_english, in_french
+from jaxseq.data.pair_tokenizers import PairTokenizer, SubwordPairTokenizer
 from jaxseq.data.pairs import PairData, read_pairs
 from jaxseq.data.text import Document, read_documents
 from jaxseq.data.tokenizers import load_tokenizer, save_tokenizer
@@ -88,6 +90,70 @@ def test_load_splits_and_batches(tmp_path):
         PairData(train=tmp_path, validation=data.validation).load()
     with pytest.raises(UserError, match=r"--data.batch-size is 0"):
         PairData(train=data.train, validation=data.validation, batch_size=0).load()
+
+
+def test_pairs_of_one_source_are_one_example_with_several_references(tmp_path):
+    (tmp_path / "train.tsv").write_text("go\tva\nrun\tcours\n" * 30)
+    held = "go\tva\nrun\tcours\ngo\tallez-y\n"
+    (tmp_path / "dev.tsv").write_text(held, encoding="utf-8")
+    data = PairData(
+        train=tmp_path / "train.tsv",
+        validation=tmp_path / "dev.tsv",
+        subwords=20,
+        references=True,
+        batch_size=2,
+    )
+    corpus = data.load()
+    assert isinstance(corpus.tokenizer, SubwordPairTokenizer)
+    assert corpus.tokenizer.sizes[0] <= 20
+    assert "references" not in data.train_batches(corpus, 0)[0]
+    (batch,) = data.evaluation_batches(corpus.validation)
+    texts = [[text_of(row) for row in rows if row.any()] for rows in batch["references"]]
+    assert texts == [["va", "allez-y"], ["cours"]]
+    text, units = corpus.tokenizer.read_source(batch["source"][0][: batch["source_lengths"][0]])
+    assert text == "go"
+    assert units == corpus.tokenizer.source_units("go")
+    both = dataclasses.replace(data, tokenizer=str(tmp_path))
+    with pytest.raises(UserError, match=r"--data.tokenizer .* --data.subwords"):
+        both.load()
+
+
+@pytest.mark.parametrize(
+    ("number", "english", "french"),
+    [
+        (0, "zero", "zéro"),
+        (21, "twenty-one", "vingt et un"),
+        (71, "seventy-one", "soixante et onze"),
+        (80, "eighty", "quatre-vingts"),
+        (81, "eighty-one", "quatre-vingt-un"),
+        (99, "ninety-nine", "quatre-vingt-dix-neuf"),
+        (100, "one hundred", "cent"),
+        (200, "two hundred", "deux cents"),
+        (1_016, "one thousand and sixteen", "mille seize"),
+        (80_500, "eighty thousand five hundred", "quatre-vingt mille cinq cents"),
+        (
+            280_080,
+            "two hundred and eighty thousand and eighty",
+            "deux cent quatre-vingt mille quatre-vingts",
+        ),
+    ],
+)
+def test_numbers_in_words(number, english, french):
+    assert (in_english(number), in_french(number)) == (english, french)
+
+
+def test_made_up_translations_have_references_and_no_number_twice():
+    corpus = MadeUpTranslations(num_train=50, num_held_out=10, batch_size=10).load()
+    numbers = [in_french(number) for number in range(LARGEST // 100)]
+    assert len(set(numbers)) == len(numbers)
+    splits = (corpus.train, corpus.validation, corpus.test)
+    assert [len(split) for split in splits] == [50, 10, 10]
+    first = corpus.validation.examples[0]
+    # References are the texts themselves, rare words too, which are unknown as numbers.
+    words = corpus.tokenizer.target_units(first["targets"])
+    reference = text_of(first["references"][0]).split()
+    assert "<unk>" not in reference
+    assert all(word in (other, "<unk>") for word, other in zip(words, reference, strict=True))
 
 
 def test_dates_are_the_same_for_a_seed_and_no_day_is_in_two_splits():
