@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxseq.cli_convert import convert
+from jaxseq.cli_data import data
 from jaxseq.cli_options import nearest, parse, rounded
 from jaxseq.cli_plan import plan
 from jaxseq.cli_report import report
@@ -215,6 +216,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "sample": sample,
     "predict": predict,
     "report": report,
+    "data": data,
     "plan": plan,
     "tokenizer": tokenizer,
     "convert": convert,

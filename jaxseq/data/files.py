@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from jaxseq.data.catalog import PREFIX, find
 from jaxseq.errors import UserError
 
 # At least two letters: C:/ is a drive. One slash is enough, because a Path folds :// into it.
@@ -44,9 +45,12 @@ def as_path(source: str | Path) -> Path:
 def absolute(path: Path) -> Path:
     """The absolute path, `~` and `$NAME` filled in; UserError for a variable that is not set.
 
-    Of a URL only `$NAME` is filled in.
+    Of a URL only `$NAME` is filled in. `catalog:NAME/SPLIT` is fetched where it is not here (see
+    `data.catalog`).
     """
     filled = os.path.expandvars(path)
+    if filled.startswith(PREFIX):
+        return find(filled)
     expanded = Path(filled) if as_url(filled) else as_path(filled).expanduser().resolve()
     unset = re.search(r"\$\{?(\w+)", str(expanded))
     if unset and not expanded.exists():

@@ -4,14 +4,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxseq.data.batches import Batch
 from jaxseq.data.code_points import stacked_points
 from jaxseq.data.corpus import Corpus, fingerprint
-from jaxseq.data.files import absolute
+from jaxseq.data.files import absolute, as_url, suffix_of
 from jaxseq.data.pair_tokenizers import PairCoder, PairTokenizer, SubwordPairTokenizer, Unit
 from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
-from jaxseq.data.split_files import SplitFiles, two_fields
+from jaxseq.data.sources import read_rows
+from jaxseq.data.split_files import SplitFiles, read_file, two_fields
 from jaxseq.data.subword_training import train_subwords
 from jaxseq.data.subwords import SubwordTokenizer, load_subwords
 from jaxseq.data.text import Document
@@ -99,9 +101,19 @@ class PairBatches:
             raise UserError(f"--data.batch-size is {self.batch_size}: it must be at least 1")
 
 
+def _field(fields: Mapping[str, Any], column: str, place: str) -> str:
+    """The text of a column, or of one inside another; UserError where there is none."""
+    found: Any = fields
+    for name in column.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if not isinstance(found, str) or not found.strip():
+        raise UserError(f"{place}: the column {column} has no text; mend the row")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairData(SplitFiles, PairBatches):
-    """Pairs from files of SOURCE TAB TARGET lines, and how they are batched."""
+    """Pairs from files of SOURCE TAB TARGET lines or of rows, and how they are batched."""
 
     source_unit: Unit = "character"
     """What one token of a source is."""
@@ -112,6 +124,10 @@ class PairData(SplitFiles, PairBatches):
     tokenizer: str = ""
     """The path of a subword tokenizer for sources and targets, in place of units: a tokenizer.json,
     a directory with one, a run directory."""
+
+    columns: tuple[str, str] = ("source", "target")
+    """The columns of sources and targets in .jsonl, .csv and .parquet files and hf:// datasets, a
+    dot between those that lie in one another: translation.en translation.fr."""
 
     subwords: int = 0
     """Tokens of a byte-pair encoding made from sources and targets of training together, in place
@@ -137,7 +153,7 @@ class PairData(SplitFiles, PairBatches):
         file and line).
         """
         self.check()
-        documents = self.documents()
+        documents = {name: self._document(absolute(path)) for name, path in self._paths()}
         pairs = {name: read_pairs(document) for name, document in documents.items()}
         if tokenizer is None:
             tokenizer = self._tokenizer(pairs["train"])
@@ -145,6 +161,17 @@ class PairData(SplitFiles, PairBatches):
             tokenizer = SubwordPairTokenizer.of(tokenizer)
         documents = list(documents.values())
         return pair_corpus(tokenizer, pairs, self.batch_size, documents, self.references)
+
+    def _document(self, path: Path) -> Document:
+        """A split as lines of SOURCE TAB TARGET, which rows of other formats are made into."""
+        if as_url(path) is None and suffix_of(path.name) in ("", ".tsv", ".txt"):
+            return read_file(path)
+        outer = tuple(dict.fromkeys(column.partition(".")[0] for column in self.columns))
+        lines = []
+        for place, fields in read_rows(path, outer):
+            texts = [_field(fields, column, place) for column in self.columns]
+            lines.append("\t".join(" ".join(text.split()) for text in texts))
+        return Document(str(path), "\n".join(lines))
 
     def _tokenizer(self, pairs: Sequence[Pair]) -> PairCoder | SubwordTokenizer:
         if self.tokenizer and self.subwords:

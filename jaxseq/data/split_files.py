@@ -32,14 +32,15 @@ class SplitFiles:
 
     def documents(self) -> dict[str, Document]:
         """The text of every split by its name; UserError for a path that is no file of text."""
-        return {name: _read_file(absolute(path)) for name, path in self._paths()}
+        return {name: read_file(absolute(path)) for name, path in self._paths()}
 
     def _paths(self) -> list[tuple[str, Path]]:
         paths = (("train", self.train), ("validation", self.validation), ("test", self.test))
         return [(name, path) for name, path in paths if path is not None]
 
 
-def _read_file(path: Path) -> Document:
+def read_file(path: Path) -> Document:
+    """The text of one file; UserError for a directory and for a pattern of several."""
     if path.is_dir():
         raise UserError(f"{path} is a directory: name a file, a split has one")
     documents = read_documents(path)
