@@ -10,13 +10,14 @@ One letter means one thing everywhere in jaxseq:
 | S | key time (the sequence being looked at) | F | feed-forward width |
 | N | query heads | V | vocabulary |
 | K | key/value heads, N a multiple of K | C | classes, tags or states |
-| L | layers | | |
+| L | layers | M | mel bands |
+| n | samples of a waveform | | |
 
 Batch is axis 0 and time is axis 1. A leading `#` lets an axis have size 1 and broadcast, `...` is
 any number of leading axes. Tests check every annotation at run time.
 """
 
 from jax import Array
-from jaxtyping import Bool, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Bool, Complex, Float, Int, Key, PyTree, Shaped
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "PyTree", "Shaped"]
+__all__ = ["Array", "Bool", "Complex", "Float", "Int", "Key", "PyTree", "Shaped"]
