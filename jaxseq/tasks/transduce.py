@@ -154,7 +154,7 @@ class Transduce:
 
         return contributions
 
-    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+    def metrics(self, totals: dict[str, Any]) -> dict[str, float]:
         """What the evaluator's contributions, summed over a whole split, say.
 
         loss = nats per target token; token_error_rate = edits (insertions, deletions and
