@@ -123,6 +123,9 @@ class Sample:
     """A run directory."""
     prompt: str = "\n"
     """Text to go on from."""
+    input: str = ""
+    """In place of one prompt: a text file with a prompt a line; "-": standard input, where each
+    line is gone on from as it comes."""
     max_new_tokens: int = 500
     """Tokens to write."""
     stop: tuple[str, ...] = ()
@@ -131,7 +134,7 @@ class Sample:
         default_factory=SamplingConfig
     )
     seed: int = 0
-    """Decides the draws."""
+    """Decides the draws; the prompts of a file have this seed and those behind it."""
     checkpoint: str = "last"
     """"last", "best" (by validation loss on the way), or the step of one that was kept."""
 
@@ -140,6 +143,7 @@ def sample(argv: list[str]) -> int:
     """Text from a run's model, streamed to the terminal."""
     options = parse(Sample, argv, prog="jaxseq sample")
 
+    from jaxseq.data.text import read_lines
     from jaxseq.training.compile_cache import keep_compiled_programs
     from jaxseq.training.run_directory import read_run
 
@@ -148,18 +152,22 @@ def sample(argv: list[str]) -> int:
     task = run.experiment.task
     if not hasattr(task, "write"):
         raise UserError(f"{options.run_dir} is no language model; try: jaxseq predict")
-    task.write(
-        run.experiment.model,
-        run.params,
-        run.tokenizer,
-        options.prompt,
-        options.max_new_tokens,
-        options.sampling,
-        options.seed,
-        partial(print, end="", flush=True),
-        options.stop,
-    )
-    print()
+    prompts = [options.prompt]
+    if options.input:
+        prompts = read_lines(None if options.input == "-" else Path(options.input))
+    for number, prompt in enumerate(prompts):
+        task.write(
+            run.experiment.model,
+            run.params,
+            run.tokenizer,
+            prompt,
+            options.max_new_tokens,
+            options.sampling,
+            options.seed + number,
+            partial(print, end="", flush=True),
+            options.stop,
+        )
+        print(flush=True)
     return 0
 
 

@@ -79,6 +79,17 @@ def test_sample_follows_the_prompt_and_the_seed(folder, capsys):
     assert call(capsys, *words, "--top-k", "1")[1] == greedy
 
 
+def test_every_line_of_a_file_is_gone_on_from(folder, capsys):
+    (folder / "prompts.txt").write_text("the cat\na mat\n")
+    words = ("sample", folder / "run", "--max-new-tokens", "20", "--seed", "1")
+    both = call(capsys, *words, "--input", folder / "prompts.txt")[1]
+    alone = [
+        call(capsys, *words[:-1], str(seed), "--prompt", prompt)[1]
+        for seed, prompt in ((1, "the cat"), (2, "a mat"))
+    ]
+    assert both == "".join(alone)
+
+
 def test_a_finished_run_says_so_and_stays_as_it_is(folder, capsys):
     before = rows(folder / "run")
     words = ("train", folder / "tiny.py", "--run-dir", folder / "run", "--no-show")

@@ -104,6 +104,8 @@ class SubwordPairTokenizer:
     longest: int = 0
     """Tokens of the longest source or target of the data, start and end counted."""
 
+    target_unit = "word"  # by which outputs and references are compared
+
     @classmethod
     def of(cls, tokenizer: SubwordTokenizer) -> "SubwordPairTokenizer":
         """With the tokenizer's own start and end of a text; UserError where it has none."""

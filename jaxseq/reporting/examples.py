@@ -119,7 +119,7 @@ def _example(example: Example, runs: Sequence[Run], split: str, media: Media) ->
             lines.append(_line(label, _long(reference)))
     unseen = len(example.references) - len(meant)
     if meant and unseen:
-        lines.append(_line("", element("small", f"and {unseen} references farther from it")))
+        lines.append(_line("", element("small", f"and {unseen} farther from it")))
     for place, row in example.answers.items():
         lines += _answer(place, row, corrected[place], len(runs) > 1, runs[place])
         lines += _files(row, runs[place], split, media)

@@ -6,10 +6,13 @@ from typing import Any
 
 from jaxseq.reporting.figures import command, moment, option, seconds
 from jaxseq.reporting.markup import Child, Markup, element, join
-from jaxseq.reporting.options import ABSENT, Row, compare
+from jaxseq.reporting.options import ABSENT, PARTS, Row, compare
 from jaxseq.reporting.parameters import count_parameters
 from jaxseq.reporting.parts import option_name, run_name, table
 from jaxseq.reporting.runs import Run, number
+
+FIRST = 12
+"""Differences that are not folded."""
 
 
 def runs_section(runs: Sequence[Run]) -> list[Markup]:
@@ -26,9 +29,15 @@ def runs_section(runs: Sequence[Run]) -> list[Markup]:
     if len(runs) > 1:
         differing, _ = compare(runs)
         parts.append(element("h3", "Options in which they differ"))
+        # What one kind of model alone has is of less interest than what all have.
+        order = sorted(differing, key=lambda row: (ABSENT in row[1], row[0] not in PARTS))
+        rows = _options(order)
         if differing:
-            parts.append(_by_run(runs, _options(differing), "options"))
-        else:
+            parts.append(_by_run(runs, rows[:FIRST], "options"))
+        if rows[FIRST:]:
+            rest = element("summary", f"{len(rows) - FIRST} more")
+            parts.append(element("details", rest, _by_run(runs, rows[FIRST:], "options")))
+        if not differing:
             parts.append(element("p", "None: the runs have one config.", class_="note"))
     return parts
 
@@ -141,7 +150,7 @@ def _facts(run: Run) -> dict[str, Child]:
         facts["Last written"] = moment(run.written)
     trained = _trained(run)
     if trained:
-        facts["Training time"] = seconds(trained)
+        facts["Steps took"] = seconds(trained)
     return facts
 
 

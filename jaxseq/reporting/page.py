@@ -134,7 +134,7 @@ def _curves(runs: Sequence[Run]) -> list[Markup]:
         parts.append(
             element(
                 "p",
-                "Over training steps. Thin: every logged step; thick: its running mean; with "
+                "Over training steps. Thin: every logged step; thick: the running mean; with "
                 "dots: the validation split.",
                 class_="note",
             )

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable, Sequence
 
-from jaxseq.reporting.markup import Child, Markup, element, join
+from jaxseq.reporting.markup import Child, Markup, element
 from jaxseq.reporting.runs import Run
 
 
@@ -49,6 +49,6 @@ def gap(runs: Sequence[Run], what: str, split: str = "test") -> list[Markup]:
         element("code", f"jaxseq evaluate {shlex.quote(str(run.folder))} --split {split}")
         for run in runs
     ]
-    who = "" if len(runs) == 1 else f" {len(runs)} runs:"
+    who = f"{runs[0].name} has" if len(runs) == 1 else f"{len(runs)} runs have"
     listed = [part for command in commands for part in (element("br"), command)]
-    return [element("p", join(f"For {what} of{who or f' {runs[0].name}:'}"), *listed, class_="gap")]
+    return [element("p", f"{who} no {what} yet. To make them:", *listed, class_="gap")]

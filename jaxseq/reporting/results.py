@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxseq.reporting.figures import better, command, figure, moment, title_of
 from jaxseq.reporting.markup import Child, Markup, element, join
 from jaxseq.reporting.parts import gap, run_name, table
 from jaxseq.reporting.runs import Run, number
+
+LONG = 200
+"""Characters of a detail from which on it is folded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,11 @@ def results_section(runs: Sequence[Run]) -> list[Markup]:
         parts += [element("h3", f"{title_of(split).capitalize()} split"), _table(runs, found)]
         parts += _extras(runs, split)
         parts += [_sources(runs, split)]
-        parts += gap([run for place, run in enumerate(runs) if place not in found], split, split)
+        parts += gap(
+            [run for place, run in enumerate(runs) if place not in found],
+            f"metrics of the {split} split",
+            split,
+        )
     if intervals:
         parts.append(
             element(
@@ -92,7 +99,7 @@ def results_section(runs: Sequence[Run]) -> list[Markup]:
             )
         )
     if len(runs) > 1 and parts:
-        same = len({run.corpus for run in runs}) == 1
+        same = len({run.corpus for run in runs if run.evaluations}) == 1
         says = (
             "In bold the best of a column whose name says what is better."
             if same
@@ -101,7 +108,9 @@ def results_section(runs: Sequence[Run]) -> list[Markup]:
         parts.append(element("p", says, class_="note"))
     without = [run for run in runs if not run.evaluations]
     if without:
-        parts += [*_on_the_way(runs, without), *gap(without, "metrics with intervals")]
+        parts += _on_the_way(runs, without)
+    if len(without) == len(runs):
+        parts += gap(without, "metrics with intervals")
     return parts
 
 
@@ -222,20 +231,27 @@ def _sources(runs: Sequence[Run], split: str) -> Markup:
 
 def _extras(runs: Sequence[Run], split: str) -> list[Markup]:
     """What a task leaves beside its metrics: a signature in words, other things as JSON."""
-    items, more = [], []
-    for place, run in enumerate(runs):
-        details = run.evaluations.get(split, {}).get("details")
-        for name, given in details.items() if isinstance(details, dict) else ():
-            owner = [run_name(place, run.name), ", "] if len(runs) > 1 else []
+    said: dict[tuple[str, str], list[int]] = {}
+    evaluated = [place for place, run in enumerate(runs) if split in run.evaluations]
+    for place in evaluated:
+        details = runs[place].evaluations[split].get("details")
+        for name, given in _named(details if isinstance(details, dict) else {}):
             value = number(given)
-            if isinstance(given, str) or value is not None:
-                said = given if isinstance(given, str) else figure(value or 0)
-                items.append(element("li", *owner, f"{title_of(name)}: ", element("code", said)))
-            elif name != "confusion":  # which has a section of its own
-                heading = element("summary", *owner, title_of(name))
-                code = element("code", json.dumps(given, ensure_ascii=False))
-                more.append(element("details", heading, element("pre", code)))
-    return [*([element("ul", *items, class_="extras")] if items else []), *more]
+            words = figure(value) if value is not None else given
+            if not isinstance(words, str):
+                words = json.dumps(given, ensure_ascii=False)
+            if name != "confusion":  # which has a section of its own
+                said.setdefault((name, words), []).append(place)
+    items = []
+    for (name, words), places in said.items():
+        # What all say alike is nobody's.
+        owners = [run_name(place, runs[place].name) for place in places]
+        owner = [] if places == evaluated else [part for each in owners for part in (each, ", ")]
+        code = element("code", words)
+        if len(words) > LONG:
+            code = element("details", element("summary", f"{len(words):,} characters"), code)
+        items.append(element("li", *owner, f"{title_of(name)}: ", code))
+    return [element("ul", *items, class_="extras")] if items else []
 
 
 def _on_the_way(runs: Sequence[Run], without: Sequence[Run]) -> list[Markup]:
@@ -263,3 +279,14 @@ def _last_validation(run: Run) -> dict[str, Any] | None:
     """What the training itself measured last."""
     rows = [row for row in run.rows if row["split"] == "validation"]
     return rows[-1] if rows else None
+
+
+def _named(details: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Details by name; a few words or figures that have a name together are taken apart."""
+    for name, given in details.items():
+        if isinstance(given, dict) and all(
+            isinstance(x, str | int | float) for x in given.values()
+        ):
+            yield from ((f"{name}, {key}", value) for key, value in given.items())
+        else:
+            yield name, given

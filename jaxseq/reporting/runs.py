@@ -138,6 +138,8 @@ def _lines(path: Path, notes: list[str], good: Callable[[Tree], bool]) -> Iterat
     """The objects of a file with one a line; a note of those that are none."""
     try:
         lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return  # a run that has just begun has no row
     except OSError as error:
         notes.append(f"{path.name} cannot be read: {error.strerror}")
         return

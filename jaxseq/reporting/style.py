@@ -111,7 +111,7 @@ dd .right,dd .facts{margin-left:.75rem}.right{white-space:nowrap}
 del,ins{border-radius:3px;padding:.05em .15em}
 del{background:var(--wrong);color:var(--wrong-ink)}
 ins{background:var(--missing);color:var(--missing-ink);text-underline-offset:.2em}
-.media{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(15rem,100%),1fr));
+.media{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));
 align-items:start}
 .media.large{grid-template-columns:minmax(0,1fr)}
 .media figure{margin:0;min-width:0}

@@ -220,6 +220,7 @@ class Transduce:
                     "output": tokenizer.join(units),
                     "reference": reference,
                     "score": round(float(score), 4),
+                    "unit": tokenizer.target_unit,
                     "files": {"attention": name},
                 }
             )

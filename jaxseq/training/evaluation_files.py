@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import jaxseq
 from jaxseq.config import write_json
 from jaxseq.data.batches import Batch
 from jaxseq.training.evaluation import Evaluation, SplitName
-from jaxseq.training.run_directory import TrainedRun
+from jaxseq.training.run_directory import TrainedRun, commit
 
 _PARTS = 3
 """Batches, spread over the split, that examples are taken from."""
@@ -43,7 +42,7 @@ def write_evaluation(
         "details": found.details,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": ["jaxseq", *sys.argv[1:]],
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {
             "jaxseq": jaxseq.__version__,
             **{name: importlib.metadata.version(name) for name in packages},
@@ -86,15 +85,3 @@ def _first_rows(batch: Batch) -> Batch:
     for name, array in batch.items():
         first[name][:_ROWS] = array[:_ROWS]
     return first
-
-
-def _commit() -> str:
-    """The commit of jaxseq's checkout, "-dirty" behind it where files have changed; else ""."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            git, cwd=Path(jaxseq.__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
-        return ""
-    return done.stdout.strip()

@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def write_run_files(
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {
             "jaxseq": jaxseq.__version__,
@@ -84,6 +86,18 @@ def write_run_files(
             f"cannot write the run directory {run_dir}: {error.strerror}; "
             "choose another with --run-dir"
         ) from error
+
+
+def commit() -> str:
+    """The commit of jaxseq's checkout, "-dirty" behind it where files have changed; else ""."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            git, cwd=Path(jaxseq.__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        return ""
+    return done.stdout.strip()
 
 
 def write_params_run(run_dir: Path, experiment: Experiment, tokenizer: Any, params: PyTree) -> None:
