@@ -34,6 +34,10 @@ class MadeUpPairs(PairBatches):
         """The config itself: nothing in it depends on where it is read."""
         return self
 
+    def describe(self, corpus: Corpus[PairCoder, Ragged]) -> str:
+        """What there is to train on, for a person."""
+        return f"{len(corpus.train):,} made-up pairs"
+
     def count(self) -> int:
         """Pairs of all splits; UserError for a count out of range."""
         self.check()
