@@ -77,6 +77,7 @@ class SelfAttention(nn.Module):
         *,
         positions: Int[Array, "#B T"],
         segments: Int[Array, "B T"] | None = None,
+        mask: Bool[Array, "#B T T"] | None = None,
         window: Int[Array, ""] | None = None,
         bias: PositionBias | None = None,
         cache: KVCache | None = None,
@@ -85,8 +86,9 @@ class SelfAttention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Attends over x, or over x behind `cache_length` cached positions; returns (y, cache).
 
-        `window` stands in for the config's where layers of a stack differ in it. `slots` are
-        those of the cache that hold anything to look at (all).
+        `window` stands in for the config's where layers of a stack differ in it. `mask` is what
+        each position of x may look at (all); with a cache, `slots` are those of it that hold
+        anything to look at (all).
         """
         config = self.config
         query = _project(config, x, "query", config.num_heads)
@@ -99,7 +101,7 @@ class SelfAttention(nn.Module):
             query = rotary(query, positions, config.rotary)
             key = rotary(key, positions, config.rotary)
 
-        mask = query_start = None
+        query_start = None
         if cache is not None:
             assert cache_length is not None, "a cache comes with its length"
             cache = cache.write(key, value, cache_length)

@@ -112,7 +112,8 @@ def self_attention(
     if rotary_config is not None:
         query = rotary(query, positions, rotary_config)
         key = rotary(key, positions, rotary_config)
-    mask = None if memory_mask is None else np.asarray(memory_mask)[:, None, :]
-    options |= {"mask": mask, "query_segments": segments, "key_segments": segments}
+    if memory_mask is not None:
+        options["mask"] = np.asarray(memory_mask)[:, None, :]
+    options |= {"query_segments": segments, "key_segments": segments}
     y = attention(query, key, value, causal=causal, **options)
     return linear(y.reshape(batch, length, -1), **params["out"])
