@@ -3,9 +3,10 @@
 Command:   JAXSEQ_DATA=DIR jaxseq train experiments/translate.py
            translate.py:attention is an LSTM with additive attention, translate.py:plain has none
            then: jaxseq evaluate RUN_DIR --split test
-Data:      catalog:eng-fra, 46,000 pairs of short sentences from Tatoeba; --data.train FILE and so on
-           name other files of ENGLISH TAB FRENCH lines, or hf://wmt/wmt14/fr-en with --data.columns
-           translation.en translation.fr. Without the catalog's files: numbers in words, made up
+Data:      catalog:eng-fra, 46,000 pairs of short sentences from Tatoeba; --data.train FILE and so
+           on name other files of ENGLISH TAB FRENCH lines, or hf://wmt/wmt14/fr-en with
+           --data.columns translation.en translation.fr. Without the catalog's files: numbers in
+           words, made up
 Hardware:  a laptop CPU
 Time:      31 processor minutes
 Expect:    40.3 BLEU and 58.0 chrF on the test sentences, against all references of each

@@ -28,10 +28,10 @@ def fetch(url: str, sha256: str, to: Path) -> Path:
         _go_on(url, part)
         shutil.copyfile(part, output_file)
 
+    downloader: Any = download  # pooch types the parameters otherwise than it passes them
+    known = f"sha256:{sha256}" if sha256 else None
     try:
-        pooch.retrieve(
-            url, (sha256 and f"sha256:{sha256}") or None, to.name, to.parent, downloader=download
-        )
+        pooch.retrieve(url, known, to.name, to.parent, downloader=downloader)
     except ValueError as error:  # of another SHA-256: pooch has thrown its copy away
         if not part.exists():
             raise
