@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
@@ -15,6 +16,7 @@ from jaxseq.models.checks import (
     check_shares,
     check_vocabulary,
 )
+from jaxseq.nn.alignment import Memory
 from jaxseq.nn.attention import AttentionConfig, KVCache
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
@@ -22,7 +24,9 @@ from jaxseq.nn.mlp import Activation
 from jaxseq.nn.normalization import LayerNorm
 from jaxseq.nn.parameters import parameter
 from jaxseq.nn.transformer import BlockCache, BlockConfig, Remat, StackInputs, make_norm, stack
+from jaxseq.ops.alignment import attend, dot_scores, hide_padding
 from jaxseq.ops.attention import Backend
+from jaxseq.ops.copying import Mixture
 from jaxseq.ops.padding import valid_steps
 from jaxseq.ops.position_bias import RelativeBias
 from jaxseq.ops.positions import sinusoidal
@@ -87,6 +91,9 @@ class EncoderDecoderConfig:
     """Divide the logits by sqrt(width)."""
     output_bias: bool = False
     """A bias for every token's logit."""
+    copy: bool = False
+    """Words of the source may be copied into the target, from where a pointer behind the last
+    layer looks (pointer-generator, See et al. 2017, arXiv:1704.04368); for the task Summarise."""
     dropout: float = 0.1
     """Share of activations dropped in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -143,6 +150,8 @@ class Encoded(PyTreeNode):
 
     memory: tuple[KVCache, ...]
     mask: Bool[Array, "B S"]
+    pointed: Memory | None = None
+    """What the pointer looks at, in a model that copies."""
 
 
 class DecoderCarry(PyTreeNode):
@@ -159,7 +168,16 @@ class EncoderDecoder(nn.Module):
         logits = W_o decoder(c E_y[y_0 ... y_{t-1}] + P, m)      c = sqrt(D), or 1
 
     P are sinusoids, a learned table, or nothing where every head adds b[bucket(s - t)] to its
-    scores (Raffel et al. 2019, arXiv:1910.10683). `config` must be resolved. `scan_layers=False`
+    scores (Raffel et al. 2019, arXiv:1910.10683).
+
+    With `copy` a pointer reads the memory once more with what the decoder made, h_t, and says how
+    likely the model is to write rather than to copy a word of the source from where it points:
+
+        a_t = softmax over valid s of (W_q h_t) . (W_k m_s) / sqrt(D)        c_t = sum_s a_ts m_s
+        u_t = w_u^T [c_t; h_t] + b_u
+
+    A `Mixture` of logits and u then stands in the place of the logits (`ops.copying`), and a in
+    that of None. `config` must be resolved. `scan_layers=False`
     is the same model for decoding, with the parameters of each block apart (`nn.transformer`).
     """
 
@@ -196,6 +214,11 @@ class EncoderDecoder(nn.Module):
         if config.output_bias:
             zeros, size = nn.initializers.zeros, (config.target_vocab_size,)
             self.bias = parameter(self, "output_bias", zeros, ("vocab",), size)
+        if config.copy:
+            self.pointer_query = Linear(config.width, ("embed", "mlp"), dtype=dtype)
+            # A bias of the keys would move all scores of a step alike.
+            self.pointer_key = Linear(config.width, ("embed", "mlp"), False, dtype=dtype)
+            self.gate = Linear(1, ("embed", "norm"), dtype=dtype)
 
     def _stack(self, decodes: bool) -> nn.Module:
         config = self.config
@@ -240,21 +263,18 @@ class EncoderDecoder(nn.Module):
         source_lengths: Int[Array, "B"],
         inputs: Int[Array, "B T"],
         target_lengths: Int[Array, "B"],
-    ) -> tuple[Float[Array, "B T V"], None]:
+    ) -> tuple[Float[Array, "B T V"] | Mixture, Float[Array, "B T S"] | None]:
         """Logits of the token after each of `inputs`; in the padding they mean nothing.
 
         Where a recurrent model gives its alignments stands None: `cross_attention_weights` has
-        them.
+        them. A model that copies gives where its pointer looked.
         """
         memory = self.read(source, source_lengths)
+        mask = valid_steps(source_lengths, source.shape[1])
         valid = valid_steps(target_lengths, inputs.shape[1])
-        where = {
-            "segments": valid.astype(jnp.int32),
-            "memory": memory,
-            "memory_mask": valid_steps(source_lengths, source.shape[1]),
-        }
+        where = {"segments": valid.astype(jnp.int32), "memory": memory, "memory_mask": mask}
         x, _ = self._run("decoder", jnp.where(valid, inputs, 0), None, jnp.int32(0), **where)
-        return self._logits(x), None
+        return self._scores(x, self._pointed(memory, mask))
 
     def read(
         self, source: Int[Array, "B S"], source_lengths: Int[Array, "B"]
@@ -274,7 +294,8 @@ class EncoderDecoder(nn.Module):
         _, caches = self._run(
             "decoder", nothing, caches, jnp.int32(0), memory=memory, memory_mask=mask
         )
-        return Encoded(tuple(cache.memory for cache in caches), mask)
+        pointed = self._pointed(memory, mask)
+        return Encoded(tuple(cache.memory for cache in caches), mask, pointed)
 
     def start(self, encoded: Encoded, max_length: int) -> DecoderCarry:
         """The carry before the first of at most `max_length` target tokens."""
@@ -290,8 +311,8 @@ class EncoderDecoder(nn.Module):
 
     def decode_step(
         self, tokens: Int[Array, "B"], carry: DecoderCarry, encoded: Encoded
-    ) -> tuple[Float[Array, "B V"], None, DecoderCarry]:
-        """Logits of the token after `tokens`, and the next carry. All rows have one length.
+    ) -> tuple[Float[Array, "B V"] | Mixture, Float[Array, "B S"] | None, DecoderCarry]:
+        """As the call for the token after `tokens`, and the next carry. All rows have one length.
 
         Needs `scan_layers=False`, like `encode`.
         """
@@ -300,7 +321,8 @@ class EncoderDecoder(nn.Module):
             "decoder", tokens[:, None], caches, carry.length[0], memory_mask=encoded.mask
         )
         own = tuple(cache.own for cache in caches)
-        return self._logits(x)[:, 0], None, DecoderCarry(own, carry.length + 1)
+        scores, weights = jax.tree.map(lambda y: y[:, 0], self._scores(x, encoded.pointed))
+        return scores, weights, DecoderCarry(own, carry.length + 1)
 
     def _run(self, side, tokens, caches, start, **inputs):
         config = self.config
@@ -331,6 +353,21 @@ class EncoderDecoder(nn.Module):
         if config.norm_position == "pre":
             x = self.drop(getattr(self, f"{side}_norm")(x))
         return x, caches
+
+    def _pointed(self, memory: Array, mask: Array) -> Memory | None:
+        if not self.config.copy:
+            return None
+        memory = hide_padding(memory, mask)
+        return Memory(memory, self.pointer_key(memory), mask)
+
+    def _scores(self, x: Array, pointed: Memory | None) -> tuple[Array | Mixture, Array | None]:
+        logits = self._logits(x)
+        if pointed is None:
+            return logits, None
+        query = self.pointer_query(x) * self.config.width**-0.5
+        context, weights = attend(dot_scores(query, pointed.keys), pointed.values, pointed.visible)
+        gate = self.gate(jnp.concatenate([context, x], axis=-1))
+        return Mixture(logits, gate[..., 0]), weights
 
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         config = self.config

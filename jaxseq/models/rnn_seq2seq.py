@@ -13,6 +13,7 @@ from jaxseq.nn.alignment import SEQUENTIAL, Alignment, AlignmentKind, Memory
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.recurrent import CellName, RecurrentStack
+from jaxseq.ops.copying import Mixture
 from jaxseq.ops.padding import valid_steps_of
 from jaxseq.typing import Array, Float, Int, PyTree
 
@@ -38,10 +39,14 @@ class RNNSeq2SeqConfig:
     bidirectional: bool = True
     """The encoder reads both ways, with half the width each."""
     attention: AlignmentKind = "additive"
-    """How source positions are scored; location and coverage need input feeding."""
+    """How source positions are scored; location and coverage need input feeding; none: the decoder
+    knows of the source what the encoder made of all of it, and no more."""
     input_feeding: bool = False
     """The context of a step enters the decoder's cell at the next one, which then learn one after
     the other; otherwise all steps of a target are trained at once, which is faster."""
+    copy: bool = False
+    """Words of the source may be copied into the target, from where the decoder looks (pointer-
+    generator, See et al. 2017, arXiv:1704.04368); for the task Summarise."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -69,6 +74,11 @@ class RNNSeq2SeqConfig:
             raise UserError(
                 f"--model.attention {resolved.attention} scores by the steps before and cannot "
                 "see all at once; give --model.input-feeding"
+            )
+        if resolved.copy and resolved.attention == "none":
+            raise UserError(
+                "--model.copy copies from where the decoder looks, and --model.attention is none; "
+                "choose another attention"
             )
         check_shares(resolved, "dropout")
         check_vocabulary(resolved, source_vocab_size, "source_vocab_size", "the data")
@@ -111,6 +121,10 @@ class RNNSeq2Seq(nn.Module):
     computed from its own last state, as in Bahdanau et al. (arXiv:1409.0473), where Luong et al.
     (arXiv:1508.04025) feed the tanh.
 
+    With `copy` the decoder also says how likely it is to write rather than to copy a word of the
+    source from where it looks, sigmoid(u_t) with u_t = w_u^T [c_t; h_t; E_y[y_{t-1}]] + b_u, and a
+    `Mixture` of logits and u stands in the place of the logits (`ops.copying`).
+
     `config` must be resolved. Token ids in the padding may be anything.
     """
 
@@ -147,6 +161,8 @@ class RNNSeq2Seq(nn.Module):
         self.alignment = Alignment(config.attention, width, dtype=dtype)
         self.combine = Linear(width, ("mlp", "embed"), True, (2 * width) ** -0.5, dtype)
         self.output = Linear(config.target_vocab_size, ("embed", "vocab"), dtype=dtype)
+        if config.copy:
+            self.gate = Linear(1, ("embed", "norm"), True, width**-0.5, dtype)
         self.drop = nn.Dropout(config.dropout, deterministic=self.deterministic)
 
     def __call__(
@@ -155,7 +171,7 @@ class RNNSeq2Seq(nn.Module):
         source_lengths: Int[Array, "B"],
         target_inputs: Int[Array, "B T"],
         target_lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B T V"], Float[Array, "B T S"]]:
+    ) -> tuple[Float[Array, "B T V"] | Mixture, Float[Array, "B T S"]]:
         """Logits of the token after each of `target_inputs`, and where the decoder looked.
 
         The inputs are the start token and the target without its last (teacher forcing). From
@@ -177,8 +193,13 @@ class RNNSeq2Seq(nn.Module):
         else:
             hidden, _ = self.decoder(x, carry.recurrent, target_lengths)
             context, weights = self.alignment(hidden, encoded.memory)
-        logits = jnp.where(valid[..., None], self._logits(hidden, context), 0)
-        return logits, jnp.where(valid[..., None], weights, 0)
+        weights = jnp.where(valid[..., None], weights, 0)
+        scores = self._scores(hidden, context, x)
+        if isinstance(scores, Mixture):
+            logits, gate = scores
+            logits, gate = jnp.where(valid[..., None], logits, 0), jnp.where(valid, gate, 0)
+            return Mixture(logits, gate), weights
+        return jnp.where(valid[..., None], scores, 0), weights
 
     def encode(self, source: Int[Array, "B S"], source_lengths: Int[Array, "B"]) -> Encoded:
         """Reads the source, once for all steps of the decoder."""
@@ -204,11 +225,11 @@ class RNNSeq2Seq(nn.Module):
 
     def decode_step(
         self, tokens: Int[Array, "B"], carry: DecoderCarry, encoded: Encoded
-    ) -> tuple[Float[Array, "B V"], Float[Array, "B S"], DecoderCarry]:
+    ) -> tuple[Float[Array, "B V"] | Mixture, Float[Array, "B S"], DecoderCarry]:
         """Logits of the token after `tokens`, the alignment, and the new carry."""
         x = self.drop(self.target_embedding(tokens))
         carry, (hidden, context, weights) = self._step(carry, x, encoded.memory)
-        return self._logits(hidden, context), weights, carry
+        return self._scores(hidden, context, x), weights, carry
 
     def _step(self, carry: DecoderCarry, x: Array, memory: Memory):
         if self.config.input_feeding:
@@ -217,9 +238,12 @@ class RNNSeq2Seq(nn.Module):
         context, weights, past = self.alignment.step(hidden, memory, carry.past)
         return DecoderCarry(recurrent, context, past), (hidden, context, weights)
 
-    def _logits(self, hidden: Array, context: Array) -> Array:
+    def _scores(self, hidden: Array, context: Array, x: Array) -> Array | Mixture:
         combined = jnp.tanh(self.combine(jnp.concatenate([context, hidden], axis=-1)))
-        return self.output(self.drop(combined))
+        logits = self.output(self.drop(combined))
+        if not self.config.copy:
+            return logits
+        return Mixture(logits, self.gate(jnp.concatenate([context, hidden, x], axis=-1))[..., 0])
 
 
 def _last(tokens: Array, lengths: Array) -> Array:

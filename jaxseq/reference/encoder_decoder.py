@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseq.reference import alignment
 from jaxseq.reference.embedding import attend, embedding
 from jaxseq.reference.linear import linear
 from jaxseq.reference.normalization import layer_norm
@@ -19,8 +20,13 @@ def encoder_decoder(
     inputs: np.ndarray,
     target_lengths: np.ndarray,
     config: Any,
-) -> np.ndarray:
+) -> Any:
     """Logits (B, T, V) of the token after each of inputs (B, T), given source (B, S).
+
+    With `copy` ((logits, the log odds of writing (B, T)), where the pointer looks (B, T, S)):
+
+        a_t = softmax over valid s of (W_q h_t) . (W_k m_s) / sqrt(D)        c_t = sum_s a_ts m_s
+        u_t = w_u^T [c_t; h_t] + b_u
 
     `config` is a resolved EncoderDecoderConfig or any object with its fields.
     """
@@ -31,7 +37,14 @@ def encoder_decoder(
         x = x * config.width**-0.5
     table = params["target_embedding"]
     logits = attend(table, x) if config.tie_embeddings else linear(x, **params["output"])
-    return logits + params["output_bias"] if config.output_bias else logits
+    logits = logits + params["output_bias"] if config.output_bias else logits
+    if not config.copy:
+        return logits
+    query = linear(x, **params["pointer_query"]) / np.sqrt(config.width)
+    scores = alignment.dot_scores(query, linear(memory, **params["pointer_key"]))
+    context, weights = alignment.attend(scores, memory, mask)
+    gate = linear(np.concatenate([context, x], axis=-1), **params["gate"])[..., 0]
+    return (logits, gate), weights
 
 
 def _side(

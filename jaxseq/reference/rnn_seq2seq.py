@@ -16,13 +16,17 @@ def rnn_seq2seq(
     source_lengths: np.ndarray,
     target_inputs: np.ndarray,
     config: Any,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """Logits (B, T, V) and alignments (B, T, S) of one target token after the other.
 
         m = encoder(E_x[x])
         h_0 = f(tanh(W_b [m_S forward; m_1 backward] + b_b), 0)
         h_t = f(E_y[y_{t-1}], h_{t-1})          or f([E_y[y_{t-1}]; c_{t-1}], h_{t-1}), c_0 = 0
         logits_t = W_o tanh(W_c [c_t; h_t] + b_c) + b_o
+
+    With `copy` the pair of logits and the log odds of writing (B, T) in the place of logits:
+
+        u_t = w_u^T [c_t; h_t; E_y[y_{t-1}]] + b_u
 
     `config` is a resolved RNNSeq2SeqConfig or any object with its fields; there is no dropout.
     """
@@ -55,9 +59,9 @@ def rnn_seq2seq(
 
     _, carry = read(np.tanh(linear(summary, **params["bridge"])), None)
     context, past = np.zeros((batch, width)), np.zeros(source.shape)
-    logits, alignments = [], []
+    logits, gates, alignments = [], [], []
     for tokens in np.transpose(target_inputs):
-        x = embedding(params["target_embedding"], tokens)
+        x = token = embedding(params["target_embedding"], tokens)
         if config.input_feeding:
             x = np.concatenate([x, context], axis=-1)
         hidden, carry = read(x, carry)
@@ -67,4 +71,10 @@ def rnn_seq2seq(
         combined = np.tanh(linear(np.concatenate([context, hidden], axis=-1), **params["combine"]))
         logits.append(linear(combined, **params["output"]))
         alignments.append(weights)
-    return np.stack(logits, axis=1), np.stack(alignments, axis=1)
+        if config.copy:
+            gate = linear(np.concatenate([context, hidden, token], axis=-1), **params["gate"])
+            gates.append(gate[:, 0])
+    scores = np.stack(logits, axis=1)
+    if config.copy:
+        scores = scores, np.stack(gates, axis=1)
+    return scores, np.stack(alignments, axis=1)

@@ -76,6 +76,8 @@ class Transduce:
                     f"--task.{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or "
                     "more"
                 )
+        if model.copy:
+            raise UserError("--model.copy is for the task Summarise; drop it")
         if self.coverage and not isinstance(model, RNNSeq2SeqConfig):
             raise UserError(
                 "--task.coverage needs a decoder that looks at one place at a time; train an "
@@ -327,7 +329,8 @@ def draw_alignments(maps: list[tuple[list[str], list[str], np.ndarray]], path: P
     for place, (sources, targets, weights) in enumerate(maps, start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-        axes.set_xticks(range(len(sources)), [_visible(unit) for unit in sources])
+        upright = 90 if max(map(len, sources), default=0) > 1 else 0  # words would overlap
+        axes.set_xticks(range(len(sources)), [_visible(unit) for unit in sources], rotation=upright)
         axes.set_yticks(
             range(weights.shape[0]), [*map(_visible, targets), "end"][: weights.shape[0]]
         )

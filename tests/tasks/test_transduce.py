@@ -181,6 +181,12 @@ def test_alignments_of_a_transformer_are_means_of_its_last_layer():
     assert not np.asarray(looks[1, :, 1:]).any()
 
 
+@pytest.mark.parametrize("config", [RNNSeq2SeqConfig(copy=True), EncoderDecoderConfig(copy=True)])
+def test_a_model_that_copies_is_for_another_task(config):
+    with pytest.raises(UserError, match=r"--model\.copy is for the task Summarise"):
+        TASK.resolve(config, DatesData(), TOKENIZER)
+
+
 def test_what_does_not_fit_a_transformer_is_named():
     with pytest.raises(UserError, match=r"--task\.coverage needs a decoder"):
         dataclasses.replace(TASK, coverage=0.5).resolve(TRANSFORMER, DatesData(), TOKENIZER)
