@@ -1,41 +1,58 @@
 """Answers that stand in a text: extractive question answering on SQuAD.
 
 Command:   JAXSEQ_DATA=DIR jaxseq train experiments/qa.py
-           from our own pretraining: --finetune.from-run RUN_DIR of bert_pretrain.py
-           from a checkpoint of the hub: jaxseq convert import HF_DIR RUN_DIR, and the same
-Data:      DIR/qa/squad11.train-slice.json (2,442 questions of SQuAD 1.1's training set) and
-           squad11.dev.json (957 of its development set), in SQuAD's own format; --data.train FILE
-           and so on name the whole ones
-Hardware:  a laptop CPU for the slice; one GPU or TPU for BERT-base on all of SQuAD, with
+           experiments/qa.py:recurrent is a bidirectional LSTM
+           from our own pretraining: --finetune.from-run RUN_DIR of bert_pretrain.py, trained with
+           --model.num-types 3 (scripts/measure_qa.py)
+           from a checkpoint of the hub: jaxseq convert import HF_DIR RUN_DIR, and the same, with
+           --data.no-matches --model.num-types 2
+Data:      catalog:squad-slices, 5,520 questions to train on and 957 of four other articles of
+           SQuAD 1.1; --data.train catalog:squad/train and so on for all of it, or of SQuAD 2.0
+           (catalog:squad-2/train), or any file in its format. Without the catalog's files: towns
+           that are made up
+Hardware:  a laptop CPU for the slices; one GPU or TPU for BERT-base on all of SQuAD, with
            --optimizer.learning-rate 5e-5 --data.max-length 384
-Time:      not measured
-Expect:    not measured; the best models of SQuAD need pretraining on far more text than is here
+Time:      to be measured
+Expect:    to be measured
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
 from jaxseq.cli import main
+from jaxseq.data.catalog import is_here
+from jaxseq.data.made_up_questions import MadeUpQuestions
 from jaxseq.data.squad import SquadData
 from jaxseq.models.bert import BertConfig
+from jaxseq.models.rnn_encoder import RNNEncoderConfig
 from jaxseq.tasks.extractive_qa import ExtractiveQA
 from jaxseq.training.experiment import Experiment
 from jaxseq.training.optimizers import Optimizer
 
 experiment = Experiment(
-    task=ExtractiveQA(),
-    model=BertConfig(num_layers=4, width=128, num_heads=4, unroll_layers=4),
+    task=ExtractiveQA(longest_answer=15),
+    model=BertConfig(num_layers=4, width=128, num_heads=4, num_types=3, unroll_layers=4),
     data=SquadData(
-        train=Path("$JAXSEQ_DATA/qa/squad11.train-slice.json"),
-        validation=Path("$JAXSEQ_DATA/qa/squad11.dev.json"),
-        tokenizer="$JAXSEQ_DATA/vocab/bert-base-uncased-vocab.txt",
+        train=Path("$JAXSEQ_DATA/qa/squad11.train*.json"),
+        validation=Path("catalog:squad-slices/validation"),
         max_length=192,
+        max_question=32,
         stride=96,
-    ),
+        matches=True,
+    )
+    if is_here("squad-slices")
+    else MadeUpQuestions(max_length=96, max_question=16, stride=32, matches=True),
     optimizer=Optimizer(learning_rate=5e-4, schedule="linear", final_fraction=0.0),
-    num_steps=800,
-    evaluate_every=200,
-    checkpoint_every=200,
+    num_steps=1200,
+    evaluate_every=300,
+    checkpoint_every=300,
+)
+
+recurrent = dataclasses.replace(
+    experiment,
+    model=RNNEncoderConfig(num_layers=2, width=256, embedding_width=128, num_types=3, dropout=0.3),
+    optimizer=dataclasses.replace(experiment.optimizer, learning_rate=2e-3),
 )
 
 if __name__ == "__main__":

@@ -23,6 +23,14 @@ from jaxseq.data.tagged import read_tagged
 from jaxseq.data.text import read_documents
 
 
+LIKE = [
+    *("--model.num-layers", 4, "--model.width", 128, "--model.dropout", 0.2),
+    *("--task.hidden-words", 0.0, "--optimizer.learning-rate", 5e-4),
+    *("--optimizer.ema-decay", 0.0, "--num-steps", 1300),
+]
+"""What makes a classifier like the pretrained encoder, and its training like it too."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Trains, evaluates and prints a table; see the head of this file."""
@@ -66,7 +74,7 @@ def measure_pretraining(options: Options) -> None:
             measure(
                 "classify.py",
                 options.runs / f"{kind.replace(' ', '-')}-{options.steps}-{seed}",
-                ["--seed", seed, *data, "--data.max-length", 64, *start],
+                ["--seed", seed, *data, "--data.max-length", 64, *LIKE, *start],
                 split="test",
             )
             for seed in options.seeds

@@ -1,7 +1,8 @@
 """Texts, or pairs of texts, with one label each: read from files of rows, as numbers."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseq.data.batches import Batch
+from jaxseq.data.code_points import code_points
 from jaxseq.data.corpus import Corpus, fingerprint
+from jaxseq.data.files import absolute
 from jaxseq.data.named_tokenizer import absolute_name, encode_all, made_tokenizer
 from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
 from jaxseq.data.sources import BadRows, OnBadRow, read_rows
-from jaxseq.data.split_files import SplitFiles
+from jaxseq.data.subword_training import train_subwords
 from jaxseq.data.subwords import Role, SubwordTokenizer
 from jaxseq.data.text import Document
 from jaxseq.data.tokenizers import Tokenizer
@@ -21,6 +24,9 @@ from jaxseq.errors import UserError
 from jaxseq.typing import Int
 
 Tokens = Int[np.ndarray, " _"]
+
+WORDPIECE = "wordpiece"
+"""The name of the subword tokenizer that is made on the spot; others are paths."""
 
 
 class Labelled(NamedTuple):
@@ -105,19 +111,15 @@ def cut_longer(parts: Sequence[Tokens], room: int) -> list[Tokens]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledText(SplitFiles):
-    """Labelled texts from files of rows (.tsv, .csv, .jsonl, .parquet, ...; see `read_rows`)."""
-
-    columns: tuple[str, ...] = ("label", "sentence")
-    """The columns that are read: the label's, and the text's or those of both texts of a pair. A
-    .tsv or .csv file without a header has just these, in this order."""
-
-    label: str = "label"
-    """Which of the columns is the label's; the others are the texts, in their order."""
+class LabelledBatches:
+    """How labelled texts become numbers and batches; what files and made-up ones share."""
 
     tokenizer: str = "word"
-    """"char", "byte" or "word" (made from the training texts), or the path of a subword tokenizer:
-    a tokenizer.json, a vocab.txt, a run directory."""
+    """"char", "byte", "word" or "wordpiece" (made from the training texts, the last in lower case),
+    or the path of a subword tokenizer: a tokenizer.json, a vocab.txt, a run directory."""
+
+    vocab_size: int = 8000
+    """Tokens of "wordpiece" at most."""
 
     max_length: int = 0
     """Cut inputs to so many tokens, [CLS] and [SEP] counted; 0: never cut, and an input longer
@@ -126,48 +128,52 @@ class LabelledText(SplitFiles):
     batch_size: int = 32
     """Texts in a batch, B, over all devices."""
 
-    on_bad_row: OnBadRow = "error"
-    """Stop at a row that cannot be used, naming its file and line, or count it and leave it out."""
-
-    def resolve(self) -> "LabelledText":
-        """The config with absolute paths, good in every working directory."""
-        return dataclasses.replace(super().resolve(), tokenizer=absolute_name(self.tokenizer))
-
-    def load(self, coder: ClassCoder | Tokenizer | None = None) -> Corpus[ClassCoder, Ragged]:
-        """Read the files.
+    def corpus(
+        self,
+        rows: Mapping[str, Sequence[Labelled]],
+        coder: ClassCoder | Tokenizer | None,
+        pairs: bool,
+        bad_rows: BadRows,
+    ) -> Corpus[ClassCoder, Ragged]:
+        """The corpus of the splits "train", "validation" and perhaps "test", each with rows.
 
         The labels are those of the training split. A `ClassCoder` is used as it is, a bare
-        tokenizer for a new one; without either, the tokenizer is what the config names.
+        tokenizer for a new one; without either, the tokenizer is what the config names. Held-out
+        examples have, beside what `ClassCoder.example` gives,
 
-        Raises UserError for a bad field, and, with file and line, for what `read_rows` cannot
-        read, an empty text, a label that training does not have, and training with one label.
+            text (characters)   the code points of the text, or of both with a tab between
+
+        Raises UserError for a batch without room, an input without, an unknown label, a text
+        without a token, and training with one label.
         """
-        self._check()
-        bad_rows = BadRows(self.on_bad_row)
-        rows = {name: list(self._read(path, bad_rows)) for name, path in self._paths()}
+        if self.batch_size < 1:
+            raise UserError(f"--data.batch-size is {self.batch_size}: it must be at least 1")
         if not isinstance(coder, ClassCoder):
-            texts = (text for row in rows["train"] for text in row.texts)
             coder = ClassCoder(
-                tokenizer=made_tokenizer(self.tokenizer, texts) if coder is None else coder,
-                labels=self._labels(rows["train"]),
-                pairs=len(self.columns) == 3,
+                tokenizer=self._tokenizer(rows["train"]) if coder is None else coder,
+                labels=_labels(rows["train"]),
+                pairs=pairs,
                 max_length=self.max_length,
             )
-        self._check_room(coder)
+        _check_room(coder)
         longest, longest_at = 0, ""
-        splits = {}
-        for name, path in self._paths():
+        splits: dict[str, Ragged] = {}
+        kept: dict[str, list[Labelled]] = {}
+        for name, found in rows.items():
+            kept[name] = [row for row in found if _known(row, coder, bad_rows)]
             examples = []
-            rows[name] = [row for row in rows[name] if self._known(row, coder, bad_rows)]
-            for row, example in zip(rows[name], coder.examples(rows[name]), strict=True):
+            for row, example in zip(kept[name], coder.examples(kept[name]), strict=True):
                 if not example["lengths"]:
                     bad_rows.add(row.place, "text without a token")
                     continue
                 if example["lengths"] > longest:
                     longest, longest_at = int(example["lengths"]), row.place
+                if name != "train":
+                    example |= {"text": code_points("\t".join(row.texts))}
                 examples.append(example)
             if not examples:
-                raise UserError(f"{path}: no row can be used; name a file with labelled texts")
+                file = found[0].place.partition(", line ")[0]
+                raise UserError(f"{file}: no row can be used; name a file with labelled texts")
             splits[name] = Ragged(examples, by="tokens", batch_size=self.batch_size)
         bad_rows.report()
         return Corpus(
@@ -175,8 +181,8 @@ class LabelledText(SplitFiles):
             train=splits["train"],
             validation=splits["validation"],
             test=splits.get("test"),
-            fingerprint=_fingerprint(rows),
-            inputs=tuple("\t".join(row.texts) for row in rows["validation"][:400:100]),
+            fingerprint=_fingerprint(kept),
+            inputs=tuple("\t".join(row.texts) for row in kept["validation"][:400:100]),
         )
 
     def train_batches(self, corpus: Corpus[ClassCoder, Ragged], seed: int) -> RaggedBatches:
@@ -192,9 +198,80 @@ class LabelledText(SplitFiles):
         kind = "pairs of texts" if corpus.tokenizer.pairs else "texts"
         return f"{len(corpus.train):,} {kind} with {len(corpus.tokenizer.labels)} labels"
 
+    def _tokenizer(self, rows: Sequence[Labelled]) -> Tokenizer:
+        texts = [text for row in rows for text in row.texts]
+        if self.tokenizer == WORDPIECE:
+            return train_subwords("wordpiece", texts, self.vocab_size, lowercase=True)
+        return made_tokenizer(self.tokenizer, texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledText(LabelledBatches):
+    """Labelled texts from files of rows (.tsv, .csv, .jsonl, .parquet, ...; see `read_rows`)."""
+
+    train: Path
+    """What is trained on. `~` and `$NAME` of the environment are filled in, here and below."""
+
+    validation: Path | None = None
+    """Held out, and looked at on the way. None: a share of `train`, and where `test` is not named
+    another for the end; neither is trained on."""
+
+    test: Path | None = None
+    """Held out, for `jaxseq evaluate --split test`."""
+
+    held_out: float = 0.1
+    """That share, 0 to 1/2. A hash of a text decides, so that equal texts are in one split."""
+
+    columns: tuple[str, ...] = ("label", "sentence")
+    """The columns that are read: the label's, and the text's or those of both texts of a pair. A
+    .tsv or .csv file without a header has just these, in this order."""
+
+    label: str = "label"
+    """Which of the columns is the label's; the others are the texts, in their order."""
+
+    on_bad_row: OnBadRow = "error"
+    """Stop at a row that cannot be used, naming its file and line, or count it and leave it out."""
+
+    def resolve(self) -> "LabelledText":
+        """The config with absolute paths, good in every working directory."""
+        paths = {name: absolute(path) for name, path in self._paths()}
+        made = self.tokenizer == WORDPIECE
+        tokenizer = self.tokenizer if made else absolute_name(self.tokenizer)
+        return dataclasses.replace(self, **paths, tokenizer=tokenizer)
+
+    def load(self, coder: ClassCoder | Tokenizer | None = None) -> Corpus[ClassCoder, Ragged]:
+        """Read the files; see `corpus` for what is made of them.
+
+        Raises UserError for a bad field, and, with file and line, for what `read_rows` cannot
+        read, an empty text, and what `corpus` cannot use.
+        """
+        self._check()
+        bad_rows = BadRows(self.on_bad_row)
+        rows = self.splits(bad_rows)
+        return self.corpus(rows, coder, len(self.columns) == 3, bad_rows)
+
+    def splits(self, bad_rows: BadRows) -> dict[str, list[Labelled]]:
+        """The rows of each split by its name, those that can be used."""
+        rows = {name: list(self._read(path, bad_rows)) for name, path in self._paths()}
+        for name, path in self._paths():
+            if not rows[name]:
+                raise UserError(f"{path}: no row can be used; name a file with labelled texts")
+        if self.validation is None:
+            missing = ("validation",) if self.test else ("validation", "test")
+            rows |= hash_split(rows["train"], self.held_out, missing)
+            empty = [name for name, found in rows.items() if not found]
+            if empty:
+                raise UserError(
+                    f"{self.train} has {len(rows['train'])} rows left to train on and none for "
+                    f"{' and '.join(empty)}; name --data.validation, or mend --data.held-out"
+                )
+        return rows
+
+    def _paths(self) -> list[tuple[str, Path]]:
+        paths = (("train", self.train), ("validation", self.validation), ("test", self.test))
+        return [(name, path) for name, path in paths if path is not None]
+
     def _check(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--data.batch-size is {self.batch_size}: it must be at least 1")
         columns = " ".join(self.columns)
         if len(set(self.columns)) != len(self.columns) or not 2 <= len(self.columns) <= 3:
             raise UserError(
@@ -204,14 +281,9 @@ class LabelledText(SplitFiles):
             raise UserError(
                 f"--data.label is {self.label}, which is none of --data.columns {columns}"
             )
-
-    def _check_room(self, coder: ClassCoder) -> None:
-        markers = len(coder.example([""] * (1 + coder.pairs))["tokens"])
-        least = markers + 1 + coder.pairs
-        if coder.max_length and coder.max_length < least:
+        if not 0 < self.held_out < 0.5:
             raise UserError(
-                f"--data.max-length is {coder.max_length}: an input takes {least} tokens at least; "
-                "0 never cuts"
+                f"--data.held-out is {self.held_out}: it must lie between 0 and 1/2, both excluded"
             )
 
     def _read(self, path: Path, bad_rows: BadRows) -> Iterator[Labelled]:
@@ -225,26 +297,54 @@ class LabelledText(SplitFiles):
             else:
                 yield Labelled(place, texts, str(label).strip())
 
-    def _known(self, row: Labelled, coder: ClassCoder, bad_rows: BadRows) -> bool:
-        if row.label in coder.labels:
-            return True
-        known = ", ".join(coder.labels)
-        bad_rows.add(
-            row.place, "unknown label", f"{row.label!r}; the labels of training are {known}"
+
+def hash_split(
+    rows: Sequence[Labelled], share: float, names: Sequence[str]
+) -> dict[str, list[Labelled]]:
+    """The rows in "train" and in `names`, about a `share` of them in each of the latter.
+
+    SHA-256 of the texts decides, in lower case and with single spaces: equal texts are in the same
+    split, whatever their labels, and rows that are added move no others.
+    """
+    splits: dict[str, list[Labelled]] = {name: [] for name in ("train", *names)}
+    for row in rows:
+        text = "\t".join(" ".join(text.casefold().split()) for text in row.texts)
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        part = int(int.from_bytes(digest[:8], "big") / 2**64 / share)
+        splits[names[part] if part < len(names) else "train"].append(row)
+    return splits
+
+
+def _check_room(coder: ClassCoder) -> None:
+    markers = len(coder.example([""] * (1 + coder.pairs))["tokens"])
+    least = markers + 1 + coder.pairs
+    if coder.max_length and coder.max_length < least:
+        raise UserError(
+            f"--data.max-length is {coder.max_length}: an input takes {least} tokens at least; "
+            "0 never cuts"
         )
-        return False
-
-    def _labels(self, rows: Sequence[Labelled]) -> tuple[str, ...]:
-        labels = tuple(sorted({row.label for row in rows}))
-        if len(labels) == 1:
-            raise UserError(
-                f"{self.train}: every row has the label {labels[0]!r}; give rows of two labels or "
-                "more, or mend --data.label"
-            )
-        return labels
 
 
-def _fingerprint(rows: dict[str, list[Labelled]]) -> str:
+def _known(row: Labelled, coder: ClassCoder, bad_rows: BadRows) -> bool:
+    if row.label in coder.labels:
+        return True
+    known = ", ".join(coder.labels)
+    bad_rows.add(row.place, "unknown label", f"{row.label!r}; the labels of training are {known}")
+    return False
+
+
+def _labels(rows: Sequence[Labelled]) -> tuple[str, ...]:
+    labels = tuple(sorted({row.label for row in rows}))
+    if len(labels) == 1:
+        file = rows[0].place.partition(", line ")[0]
+        raise UserError(
+            f"{file}: every row has the label {labels[0]!r}; give rows of two labels or more, or "
+            "mend --data.label"
+        )
+    return labels
+
+
+def _fingerprint(rows: Mapping[str, Sequence[Labelled]]) -> str:
     """Of what was read, wherever it lies."""
     return fingerprint(
         [

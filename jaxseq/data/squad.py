@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,17 @@ import numpy as np
 from jaxseq.data.batches import Batch, spread
 from jaxseq.data.code_points import code_points, stacked_points
 from jaxseq.data.corpus import Corpus, fingerprint
+from jaxseq.data.files import absolute
+from jaxseq.data.labelled import WORDPIECE
 from jaxseq.data.marked_tokenizer import marked_tokenizer
 from jaxseq.data.named_tokenizer import absolute_name
 from jaxseq.data.ragged import Example, Ragged, RaggedBatches, collate, room
 from jaxseq.data.rows import BadRows, OnBadRow
 from jaxseq.data.split_files import SplitFiles
 from jaxseq.data.squad_files import Answer, Question, read_squad
+from jaxseq.data.subword_training import train_subwords
 from jaxseq.data.subwords import SubwordTokenizer
+from jaxseq.data.text import Document, read_documents
 from jaxseq.errors import UserError
 from jaxseq.typing import Int
 
@@ -38,12 +42,16 @@ class QuestionCoder:
     """Tokens of the context from the beginning of one window to that of the next."""
     unanswerable: bool = False
     """Whether there are questions without an answer, so that none may be given."""
+    matches: bool = False
+    """Whether tokens of the context that stand in the question too are of a type of their own."""
 
     def windows(self, question: str, context: str, answer: Answer | None = None) -> list[Example]:
         """The windows in which the model sees a question's context, one at least.
 
         tokens (T)      [CLS] question [SEP] part of the context [SEP]
-        types (T)       0 up to the first [SEP] and on it, 1 behind it
+        types (T)       0 up to the first [SEP] and on it, 1 behind it; with `matches` 2 for the
+                        context's tokens that are among the question's (Chen et al. 2017,
+                        arXiv:1704.00051, section 3.2)
         lengths ()      T
         starts ()       the first token that holds a character of the answer
         ends ()         the last one; both 0, which is [CLS], where the window does not hold
@@ -64,6 +72,9 @@ class QuestionCoder:
             if span is not None and begin <= span[0] and span[1] < begin + len(part):
                 first, last = lead + span[0] - begin, lead + span[1] - begin
             length = lead + len(part) + 1
+            types = (np.arange(length) >= lead).astype(np.int32)
+            if self.matches:
+                types[lead:-1] += np.isin(part, asked)
             places = np.zeros((2, length), np.int32)
             places[:, lead:-1] = offsets[begin : begin + size].T
             found.append(
@@ -71,7 +82,7 @@ class QuestionCoder:
                     "tokens": np.concatenate([[start], asked, [stop], part, [stop]]).astype(
                         np.int32
                     ),
-                    "types": (np.arange(length) >= lead).astype(np.int32),
+                    "types": types,
                     "lengths": np.array(length, np.int32),
                     "starts": np.array(first, np.int32),
                     "ends": np.array(last, np.int32),
@@ -120,6 +131,8 @@ class QuestionWindows:
             question (B)          the row whose context and references are its, counted in the batch
             context (B C)         characters of the context of question r, as code points; then 0
             references (B A L)    the same of its references
+            asked (B Q)           the same of the question itself
+            num_windows (B)       how many windows question r has
 
         Rows behind the last window have length 0 and question -1.
         """
@@ -147,6 +160,8 @@ class QuestionWindows:
                 {
                     "context": code_points(question.context),
                     "references": stacked_points(references),
+                    "asked": code_points(question.question),
+                    "num_windows": np.array(len(self.windows[number]), np.int32),
                 }
             )
         batch = collate(windows, self.batch_rows, room(windows))
@@ -161,12 +176,12 @@ def first_answer(question: Question) -> Answer | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquadData(SplitFiles):
-    """Questions in SQuAD's JSON, version 1.1 or 2.0, and how they are batched."""
+class QuestionBatches:
+    """How questions and contexts become windows and batches; what files and made-up ones share."""
 
-    tokenizer: str
-    """A subword tokenizer that has [CLS] and [SEP]: a tokenizer.json, a vocab.txt, a directory with
-    one of them or a run directory."""
+    vocab_size: int = 8000
+    """Tokens of the vocabulary of word pieces, in lower case, that is made from the questions and
+    contexts of training where no other tokenizer is named."""
 
     max_length: int = 384
     """Tokens of a window: [CLS] question [SEP] part of the context [SEP]."""
@@ -177,55 +192,12 @@ class SquadData(SplitFiles):
     stride: int = 128
     """Tokens from the beginning of one part of a context to that of the next."""
 
+    matches: bool = False
+    """Tell the model which tokens of the context stand in the question too, by a type of their own;
+    it needs --model.num-types 3. It takes the place of what pretraining on much text teaches."""
+
     batch_size: int = 16
     """Windows in a batch, B, over all devices."""
-
-    on_bad_row: OnBadRow = "error"
-    """Stop at a question that cannot be used, naming its file and id, or count it and leave it
-    out."""
-
-    def resolve(self) -> "SquadData":
-        """The config with absolute paths, good in every working directory."""
-        return dataclasses.replace(super().resolve(), tokenizer=absolute_name(self.tokenizer))
-
-    def load(self, coder: Any = None) -> Corpus[QuestionCoder, Any]:
-        """Read the files and cut contexts into windows.
-
-        Training has windows, a question's first answer in them; the other splits have questions
-        with all their references. A `QuestionCoder` is used as it is, a bare tokenizer for a new
-        one; without either the tokenizer is what the config names.
-
-        Raises UserError for a bad field, a tokenizer without [CLS] and [SEP], and what `read_squad`
-        finds.
-        """
-        self._check()
-        bad_rows = BadRows(self.on_bad_row)
-        documents = self.documents()
-        questions = {name: read_squad(text, bad_rows) for name, text in documents.items()}
-        bad_rows.report()
-        if not isinstance(coder, QuestionCoder):
-            coder = QuestionCoder(
-                marked_tokenizer(coder, self.tokenizer, "classify", "separate"),
-                self.max_length,
-                self.max_question,
-                self.stride,
-                unanswerable=any(not question.answers for question in questions["train"]),
-            )
-        splits = {
-            name: QuestionWindows(coder, found, self.batch_size)
-            for name, found in questions.items()
-            if name != "train"
-        }
-        held_out = questions["validation"]
-        shown = held_out[:: max(len(held_out) // SHOWN, 1)][:SHOWN]
-        return Corpus(
-            tokenizer=coder,
-            train=Ragged(_training_windows(coder, questions["train"]), "tokens", self.batch_size),
-            validation=splits["validation"],
-            test=splits.get("test"),
-            fingerprint=fingerprint(list(documents.values())),
-            inputs=tuple(_as_line(question) for question in shown),
-        )
 
     def train_batches(self, corpus: Corpus[QuestionCoder, Any], seed: int) -> RaggedBatches:
         """The batches of a training run."""
@@ -241,7 +213,53 @@ class SquadData(SplitFiles):
         """What there is to train on, for a person."""
         return f"{len(corpus.train):,} windows of questions and contexts"
 
-    def _check(self) -> None:
+    def corpus(
+        self,
+        questions: Mapping[str, Sequence[Question]],
+        documents: Sequence[Document],
+        coder: Any,
+        name: str = WORDPIECE,
+    ) -> Corpus[QuestionCoder, Any]:
+        """The corpus of the splits "train", "validation" and perhaps "test" of `documents`.
+
+        Training has windows, a question's first answer in them; the other splits have questions
+        with all their references. A `QuestionCoder` is used as it is, a bare tokenizer for a new
+        one; without either the tokenizer is that of the path `name`, or made ("wordpiece").
+
+        Raises UserError for a tokenizer without [CLS] and [SEP].
+        """
+        train = questions["train"]
+        if coder is None and name == WORDPIECE:
+            # The questions about one context come one after the other.
+            contexts = dict.fromkeys(question.context for question in train)
+            texts = [*contexts, *(question.question for question in train)]
+            coder = train_subwords("wordpiece", texts, self.vocab_size, lowercase=True)
+        if not isinstance(coder, QuestionCoder):
+            coder = QuestionCoder(
+                marked_tokenizer(coder, name, "classify", "separate"),
+                self.max_length,
+                self.max_question,
+                self.stride,
+                unanswerable=any(not question.answers for question in train),
+                matches=self.matches,
+            )
+        held_out = {
+            name: QuestionWindows(coder, found, self.batch_size)
+            for name, found in questions.items()
+            if name != "train"
+        }
+        shown = questions["validation"]
+        return Corpus(
+            tokenizer=coder,
+            train=Ragged(_training_windows(coder, train), "tokens", self.batch_size),
+            validation=held_out["validation"],
+            test=held_out.get("test"),
+            fingerprint=fingerprint(documents),
+            inputs=tuple(map(_as_line, shown[:: max(len(shown) // SHOWN, 1)][:SHOWN])),
+        )
+
+    def check(self) -> None:
+        """Raises UserError for a count out of range."""
         for option in ("max_question", "stride", "batch_size"):
             if getattr(self, option) < 1:
                 raise UserError(
@@ -256,6 +274,44 @@ class SquadData(SplitFiles):
                 f"{self.max_length} has room for {room} of the context, and what lies between two "
                 "windows would never be seen"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquadData(SplitFiles, QuestionBatches):
+    """Questions in SQuAD's JSON, version 1.1 or 2.0, and how they are batched.
+
+    A split may be several files: a directory or a pattern of them.
+    """
+
+    tokenizer: str = WORDPIECE
+    """A subword tokenizer that has [CLS] and [SEP]: a tokenizer.json, a vocab.txt, a directory with
+    one of them or a run directory; "wordpiece": one is made, of --data.vocab-size tokens."""
+
+    on_bad_row: OnBadRow = "error"
+    """Stop at a question that cannot be used, naming its file and id, or count it and leave it
+    out."""
+
+    def resolve(self) -> "SquadData":
+        """The config with absolute paths, good in every working directory."""
+        made = self.tokenizer == WORDPIECE
+        tokenizer = self.tokenizer if made else absolute_name(self.tokenizer)
+        return dataclasses.replace(super().resolve(), tokenizer=tokenizer)
+
+    def load(self, coder: Any = None) -> Corpus[QuestionCoder, Any]:
+        """Read the files and cut contexts into windows; see `corpus`.
+
+        Raises UserError for a bad field, and what `read_squad` and `corpus` find.
+        """
+        self.check()
+        bad_rows = BadRows(self.on_bad_row)
+        documents = {name: read_documents(absolute(path)) for name, path in self._paths()}
+        questions = {
+            name: [question for text in texts for question in read_squad(text, bad_rows)]
+            for name, texts in documents.items()
+        }
+        bad_rows.report()
+        every = [text for texts in documents.values() for text in texts]
+        return self.corpus(questions, every, coder, self.tokenizer)
 
 
 def _training_windows(coder: QuestionCoder, questions: Sequence[Question]) -> list[Example]:

@@ -37,6 +37,27 @@ def label_counts(
     return counted.sum(axis=1)
 
 
+def confusion_counts(
+    predicted: Int[Array, "B"], labels: Int[Array, "B"], mask: Bool[Array, "B"], num_classes: int
+) -> Int[Array, "B C C"]:
+    """Of each row: 1 at (its label, the predicted one), under `mask`; else 0."""
+    classes = jnp.arange(num_classes)
+    is_label = (labels[:, None] == classes[None]) & mask[:, None]
+    is_predicted = predicted[:, None] == classes[None]
+    return (is_label[:, :, None] & is_predicted[:, None, :]).astype(jnp.int32)
+
+
+def confusion_details(totals: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """{"confusion": {"labels", "counts"}} of summed `confusion_counts`, {} where there are none.
+
+    A row of "counts" is a class of the reference, a column one that was predicted.
+    """
+    if "confusion" not in totals:
+        return {}
+    counts = np.asarray(totals["confusion"]).astype(int).tolist()
+    return {"confusion": {"labels": list(classes), "counts": counts}}
+
+
 def by_class(
     name: str, counts: Int[Array, "B C 3"], classes: Sequence[str]
 ) -> dict[str, Int[Array, "B 3"]]:

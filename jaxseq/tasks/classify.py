@@ -1,14 +1,16 @@
 """Classification: a label for every text, or for every pair of texts."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from jaxseq.data.labelled import ClassCoder, LabelledText
+from jaxseq.data.batches import Batch
+from jaxseq.data.code_points import text_of
+from jaxseq.data.labelled import ClassCoder, LabelledBatches
 from jaxseq.data.ragged import collate, room, room_for
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
@@ -16,12 +18,17 @@ from jaxseq.ops.padding import valid_steps
 from jaxseq.tasks.classification_metrics import (
     by_class,
     classification_metrics,
+    confusion_counts,
+    confusion_details,
     label_counts,
     of_classes,
 )
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.lines import GROUP, numbered_groups
 from jaxseq.typing import Array, Float, Key, PyTree
+
+MOST_LABELS = 64
+"""Labels up to which it is counted which are taken for which: a number for each pair and text."""
 
 
 @runtime_checkable
@@ -54,14 +61,24 @@ class Classify:
 
     answer: ClassVar[str] = "label"
 
+    label_smoothing: float = 0.0
+    """The share of a label that training spreads over all labels alike (Szegedy et al. 2016)."""
+    hidden_words: float = 0.0
+    """Share of tokens that training replaces by number 0, a word tokenizer's unknown word and a
+    subword tokenizer's padding, so that no single word decides (Iyyer et al. 2015, P15-1162)."""
+
     def resolve(
-        self, model: ClassifierConfig, data: LabelledText, tokenizer: ClassCoder
+        self, model: ClassifierConfig, data: LabelledBatches, tokenizer: ClassCoder
     ) -> ClassifierConfig:
         """The model's config with the vocabulary, the positions and the labels filled in.
 
         Raises UserError for an option out of range, and, with its file and line, for an input
         that has more tokens than the model has positions.
         """
+        for name in ("label_smoothing", "hidden_words"):
+            if not 0 <= getattr(self, name) < 1:
+                option = f"--task.{name.replace('_', '-')}"
+                raise UserError(f"{option} is {getattr(self, name)}; it must be in [0, 1)")
         return resolve_labelled(model, tokenizer, len(tokenizer.labels))
 
     def init(self, model: ClassifierConfig, key: Key[Array, ""]) -> PyTree:
@@ -75,12 +92,23 @@ class Classify:
         batch: dict[str, Array],
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Cross-entropy in nats: (sum over texts, their number)."""
+        """Cross-entropy in nats: (sum over texts, their number).
+
+        Of smoothed labels where `label_smoothing` says so, which evaluation leaves away.
+        """
+        if self.hidden_words and dropout_key is not None:
+            dropout_key, key = jax.random.split(dropout_key)
+            hidden = jax.random.bernoulli(key, self.hidden_words, batch["tokens"].shape)
+            batch = batch | {"tokens": jnp.where(hidden, 0, batch["tokens"])}
         logits = self._logits(model, params, batch, dropout_key)
-        return softmax_cross_entropy(logits, batch["labels"], batch["lengths"] > 0)
+        some = batch["lengths"] > 0
+        return softmax_cross_entropy(logits, batch["labels"], some, self.label_smoothing)
 
     def evaluator(self, model: ClassifierConfig, tokenizer: ClassCoder) -> Evaluator:
-        """(params, batch) -> of each text: loss, and counts of its label and the predicted one."""
+        """(params, batch) -> of each text: loss, and counts of its label and the predicted one.
+
+        "confusion" has them by (label, predicted), where labels are few enough to be looked at.
+        """
 
         @jax.jit
         def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
@@ -91,8 +119,13 @@ class Classify:
             counts = label_counts(
                 predicted[:, None], batch["labels"][:, None], some[:, None], len(tokenizer.labels)
             )
-            named = by_class("label", counts, tokenizer.labels)
-            return {"loss": losses, "examples": examples} | named
+            found = {"loss": losses, "examples": examples}
+            found |= by_class("label", counts, tokenizer.labels)
+            if len(tokenizer.labels) <= MOST_LABELS:
+                found["confusion"] = confusion_counts(
+                    predicted, batch["labels"], some, len(tokenizer.labels)
+                )
+            return found
 
         return contributions
 
@@ -107,6 +140,10 @@ class Classify:
             "examples": int(totals["examples"]),
         }
 
+    def details(self, totals: dict[str, Any], tokenizer: ClassCoder) -> dict[str, Any]:
+        """{"confusion": {"labels", "counts"}}: which labels were taken for which."""
+        return confusion_details(totals, tokenizer.labels)
+
     def predict(
         self,
         model: ClassifierConfig,
@@ -120,11 +157,7 @@ class Classify:
         where pairs are asked for, and for one with more tokens than the model has positions (the
         data's --data.max-length, which cut in training, cuts here too).
         """
-        probabilities = jax.jit(
-            lambda params, batch: jax.nn.softmax(
-                self._logits(model, params, batch).astype(jnp.float32), axis=-1
-            )
-        )
+        probabilities = self._probabilities(model)
         for group in numbered_groups(lines):
             examples = []
             for number, line in group:
@@ -141,6 +174,28 @@ class Classify:
                 rounded = {name: round(share, 6) for name, share in shares.items()}
                 yield {"text": line, "label": label, "probabilities": rounded}
 
+    def examples(
+        self,
+        model: ClassifierConfig,
+        params: PyTree,
+        tokenizer: ClassCoder,
+        batch: Batch,
+        folder: Path,
+    ) -> list[dict[str, Any]]:
+        """Each text with its label, the model's, and how sure the model is; no file is written."""
+        shares = jax.device_get(self._probabilities(model)(params, batch))
+        return [
+            {
+                "input": text_of(batch["text"][row]),
+                "output": tokenizer.labels[share.argmax()],
+                "reference": tokenizer.labels[batch["labels"][row]],
+                "unit": "word",
+                "probability": round(float(share.max()), 4),
+            }
+            for row, share in enumerate(shares)
+            if batch["lengths"][row]
+        ]
+
     def show(
         self,
         model: ClassifierConfig,
@@ -153,6 +208,15 @@ class Classify:
         for answer in self.predict(model, params, tokenizer, inputs):
             share = answer["probabilities"][answer["label"]]
             print(f"{answer['label']} ({share:.0%}): {answer['text']}")
+
+    def _probabilities(
+        self, model: ClassifierConfig
+    ) -> Callable[[PyTree, Any], Float[Array, "B C"]]:
+        return jax.jit(
+            lambda params, batch: jax.nn.softmax(
+                self._logits(model, params, batch).astype(jnp.float32), axis=-1
+            )
+        )
 
     def _logits(
         self,

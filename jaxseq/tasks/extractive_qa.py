@@ -2,24 +2,36 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseq.data.batches import Batch
 from jaxseq.data.code_points import text_of
 from jaxseq.data.ragged import collate, room
-from jaxseq.data.squad import QuestionCoder, SquadData
+from jaxseq.data.squad import QuestionBatches, QuestionCoder
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
+from jaxseq.tasks.answer_spans import (
+    Answered,
+    Spans,
+    best_answer,
+    best_span,
+    context_tokens,
+    preference_for_none,
+)
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.lines import GROUP, grouped, numbered_groups
 from jaxseq.tasks.squad_metrics import best_scores
-from jaxseq.typing import Array, Bool, Float, Int, Key, PyTree
+from jaxseq.typing import Array, Float, Key, PyTree
+
+THRESHOLDS = np.linspace(-16, 16, 65)
+"""What is tried for `ExtractiveQA.no_answer_threshold` on a held-out split."""
 
 
 @runtime_checkable
@@ -29,6 +41,11 @@ class SpanConfig(Protocol):
     @property
     def context(self) -> int:
         """The most tokens that a window may have; 0: as many as the data's."""
+        ...
+
+    @property
+    def num_types(self) -> int:
+        """Kinds of token that it tells apart."""
         ...
 
     def resolve(self, *, vocab_size: int, context: int) -> Any:
@@ -41,27 +58,6 @@ class SpanConfig(Protocol):
         ...
 
 
-class Spans(NamedTuple):
-    """The best span of each window, and how good it is to give none; on the device or fetched."""
-
-    starts: Int[Array | np.ndarray, "B"]
-    ends: Int[Array | np.ndarray, "B"]
-    scores: Float[Array | np.ndarray, "B"]
-    """Logit of the first token and logit of the last one; -inf where there is no context."""
-    none_scores: Float[Array | np.ndarray, "B"]
-    """The same of [CLS], which stands for no answer in this window."""
-
-
-class Answered(NamedTuple):
-    """An answer out of all windows of a question."""
-
-    text: str
-    start: int | None
-    """Characters of the context: `text == context[start:end]`; None where there is no answer."""
-    end: int | None
-    score: float
-
-
 @dataclasses.dataclass(frozen=True)
 class ExtractiveQA:
     """A batch holds what `QuestionCoder.windows` makes of a question and its context."""
@@ -70,8 +66,13 @@ class ExtractiveQA:
 
     longest_answer: int = 30
     """Tokens of an answer at most."""
+    no_answer_threshold: float = 0.0
+    """Where training had questions without an answer: give none where that scores higher than the
+    best span by more than this. Evaluation tells the best threshold ("best_f1_threshold")."""
 
-    def resolve(self, model: SpanConfig, data: SquadData, tokenizer: QuestionCoder) -> SpanConfig:
+    def resolve(
+        self, model: SpanConfig, data: QuestionBatches, tokenizer: QuestionCoder
+    ) -> SpanConfig:
         """The model's config with the vocabulary and the longest window filled in.
 
         Raises UserError for an option out of range, and windows longer than the model reads.
@@ -79,6 +80,11 @@ class ExtractiveQA:
         if self.longest_answer < 1:
             raise UserError(
                 f"--task.longest-answer is {self.longest_answer}; it must be at least 1"
+            )
+        if tokenizer.matches and model.num_types < 3:
+            raise UserError(
+                f"--model.num-types is {model.num_types}, and --data.matches gives tokens 3 types: "
+                "say --model.num-types 3, or --data.no-matches"
             )
         if 0 < model.context < tokenizer.max_length:
             raise UserError(
@@ -113,7 +119,8 @@ class ExtractiveQA:
         """(params, batch) -> of each question: loss over its windows, exact match and token F1.
 
         A batch holds whole questions (`data.squad.QuestionWindows`); row q of the result is
-        question q of the batch, and those behind the last one are 0.
+        question q of the batch, and those behind the last one are 0. Where a question may have no
+        answer, "exact_match_at" and "f1_at" are of each of the `THRESHOLDS`.
         """
 
         @jax.jit
@@ -123,41 +130,48 @@ class ExtractiveQA:
             return spans, *_losses(start, end, batch)
 
         def contributions(params: PyTree, batch: dict[str, Array]) -> dict[str, Any]:
-            names = ("question", "context", "references", "begins", "stops")
-            rest = {name: batch[name] for name in batch if name not in names}
-            spans, losses, windows = jax.device_get(found(params, rest))
-            question, context, references, begins, stops = jax.device_get(
-                [batch[name] for name in names]
-            )
-            sums = {
-                name: np.zeros(len(question))
-                for name in ("loss", "windows", "exact_match", "f1", "questions")
-            }
-            for q in range(question.max() + 1):
-                of_q = question == q
+            (spans, losses, windows), batch = jax.device_get((found(params, _inputs(batch)), batch))
+            size = len(batch["question"])
+            names = ("loss", "windows", "exact_match", "f1", "questions")
+            sums = {name: np.zeros(size) for name in names}
+            at = {name: np.zeros((size, len(THRESHOLDS))) for name in ("exact_match_at", "f1_at")}
+            for q in range(batch["question"].max() + 1):
+                of_q = batch["question"] == q
                 own = Spans(*(part[of_q] for part in spans))
-                text = text_of(context[q])
-                answer = best_answer(own, begins[of_q], stops[of_q], text, tokenizer.unanswerable)
-                wanted = [text_of(reference) for reference in references[q]]
+                answer = self._answer(own, batch, q, tokenizer)
+                wanted = [text_of(reference) for reference in batch["references"][q]]
                 sums["exact_match"][q], sums["f1"][q] = best_scores(answer.text, wanted)
                 sums["loss"][q], sums["windows"][q] = losses[of_q].sum(), windows[of_q].sum()
                 sums["questions"][q] = 1
-            return sums
+                if tokenizer.unanswerable:
+                    some = self._answer(own, batch, q, tokenizer, threshold=np.inf)
+                    given = np.array([best_scores("", wanted), best_scores(some.text, wanted)])
+                    kept = (preference_for_none(own) <= THRESHOLDS).astype(int)
+                    at["exact_match_at"][q], at["f1_at"][q] = given[kept].T
+            return sums | (at if tokenizer.unanswerable else {})
 
         return contributions
 
     def metrics(self, totals: dict[str, Any]) -> dict[str, float]:
         """What the evaluator's contributions, summed over a whole split, say.
 
-        loss = nats per window; exact_match and f1 = shares of the questions, 0 to 1.
+        loss = nats per window; exact_match and f1 = shares of the questions, 0 to 1. Where a
+        question may have no answer, "best_exact_match" and "best_f1" are those of the best of the
+        `THRESHOLDS`, which "best_exact_match_threshold" and "best_f1_threshold" are, as SQuAD 2.0's
+        script has them (arXiv:1806.03822): to be chosen on one split, and reported on another.
         """
         questions = totals["questions"]
-        return {
+        found = {
             "loss": totals["loss"] / totals["windows"],
             "exact_match": totals["exact_match"] / questions,
             "f1": totals["f1"] / questions,
-            "questions": int(questions),
         }
+        for name in ("exact_match", "f1"):
+            if f"{name}_at" in totals:
+                best = int(np.argmax(totals[f"{name}_at"]))
+                found[f"best_{name}"] = float(totals[f"{name}_at"][best]) / questions
+                found[f"best_{name}_threshold"] = float(THRESHOLDS[best])
+        return found | {"questions": int(questions)}
 
     def predict(
         self, model: SpanConfig, params: PyTree, tokenizer: QuestionCoder, lines: Iterable[str]
@@ -169,12 +183,7 @@ class ExtractiveQA:
         an answer, finds none. The score is that of `Spans.scores`. Raises UserError with its number
         for a line that is neither.
         """
-
-        @jax.jit
-        def found(params: PyTree, batch: dict[str, Array]) -> Spans:
-            start, end = self._logits(model, params, batch)
-            return best_span(start, end, context_tokens(batch), self.longest_answer)
-
+        found = self._found(model)
         for group in numbered_groups(lines):
             asked = [read_question(line, number) for number, line in group]
             windows = [tokenizer.windows(*pair) for pair in asked]
@@ -192,7 +201,7 @@ class ExtractiveQA:
                 first += len(some)
                 places = collate(some, len(some), room(some))
                 answer = best_answer(
-                    own, places["begins"], places["stops"], context, tokenizer.unanswerable
+                    own, places["begins"], places["stops"], context, self._threshold(tokenizer)
                 )
                 yield {
                     "answer": answer.text,
@@ -200,6 +209,39 @@ class ExtractiveQA:
                     "end": answer.end,
                     "score": round(answer.score, 4),
                 }
+
+    def examples(
+        self,
+        model: SpanConfig,
+        params: PyTree,
+        tokenizer: QuestionCoder,
+        batch: Batch,
+        folder: Path,
+    ) -> list[dict[str, Any]]:
+        """Each question with its context, its answer and all references; no file is written.
+
+        A question of which the batch has not all windows is left out.
+        """
+        spans = jax.device_get(self._found(model)(params, _inputs(batch)))
+        rows = []
+        for q in range(batch["question"].max() + 1):
+            of_q = (batch["question"] == q) & (batch["lengths"] > 0)
+            if not of_q.any() or of_q.sum() != batch["num_windows"][q]:
+                continue
+            own = Spans(*(part[of_q] for part in spans))
+            answer = self._answer(own, batch, q, tokenizer)
+            wanted = [text for text in map(text_of, batch["references"][q]) if text] or [""]
+            rows.append(
+                {
+                    "input": f"{text_of(batch['asked'][q])}\n{text_of(batch['context'][q])}",
+                    "output": answer.text,
+                    "reference": wanted,
+                    "unit": "word",
+                    "score": round(answer.score, 4),
+                    "f1": round(best_scores(answer.text, wanted)[1], 4),
+                }
+            )
+        return rows
 
     def show(
         self,
@@ -213,6 +255,35 @@ class ExtractiveQA:
         answers = self.predict(model, params, tokenizer, inputs)
         for line, answer in zip(inputs, answers, strict=True):
             print(f"{line.partition(chr(9))[0]}  ->  {answer['answer'] or '(no answer)'}")
+
+    def _answer(
+        self,
+        spans: Spans,
+        batch: Batch,
+        number: int,
+        tokenizer: QuestionCoder,
+        threshold: float | None = None,
+    ) -> Answered:
+        """The answer to question `number` of a batch, out of the `spans` of its windows."""
+        of_it = (batch["question"] == number) & (batch["lengths"] > 0)
+        return best_answer(
+            spans,
+            batch["begins"][of_it],
+            batch["stops"][of_it],
+            text_of(batch["context"][number]),
+            self._threshold(tokenizer) if threshold is None else threshold,
+        )
+
+    def _threshold(self, tokenizer: QuestionCoder) -> float:
+        return self.no_answer_threshold if tokenizer.unanswerable else np.inf
+
+    def _found(self, model: SpanConfig) -> Callable[[PyTree, Any], Spans]:
+        @jax.jit
+        def found(params: PyTree, batch: dict[str, Array]) -> Spans:
+            start, end = self._logits(model, params, batch)
+            return best_span(start, end, context_tokens(batch), self.longest_answer)
+
+        return found
 
     def _logits(
         self,
@@ -233,48 +304,6 @@ class ExtractiveQA:
         return jnp.where(inside, start, -jnp.inf), jnp.where(inside, end, -jnp.inf)
 
 
-def best_span(
-    start: Float[Array, "B T"], end: Float[Array, "B T"], context: Bool[Array, "B T"], longest: int
-) -> Spans:
-    """The span of at most `longest` tokens of the context with the largest sum of logits:
-
-    argmax over  i <= j < i + longest,  context_i and context_j,  of  start_i + end_j
-    """
-    none = start[:, 0] + end[:, 0]
-    start = jnp.where(context, start, -jnp.inf)
-    end = jnp.where(context, end, -jnp.inf)
-    # What lies behind the window is no end.
-    end = jnp.pad(end, ((0, 0), (0, longest - 1)), constant_values=-jnp.inf)
-    following = jnp.stack([end[:, k : k + start.shape[1]] for k in range(longest)], axis=-1)
-    scores = (start[..., None] + following).reshape(len(start), -1)
-    best = scores.argmax(axis=1)
-    score = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
-    first, more = jnp.divmod(best, longest)
-    return Spans(first, first + more, score, none)
-
-
-def context_tokens(batch: dict[str, Array]) -> Bool[Array, "B T"]:
-    """True for the tokens of the context: those of type 1 without the last [SEP]."""
-    return (batch["types"] == 1) & valid_steps(batch["lengths"] - 1, batch["types"].shape[1])
-
-
-def best_answer(
-    spans: Spans,
-    begins: Int[np.ndarray, "W T"],
-    stops: Int[np.ndarray, "W T"],
-    context: str,
-    unanswerable: bool,
-) -> Answered:
-    """The best answer of a question's W windows; none where that is `unanswerable` and better."""
-    window = int(np.argmax(spans.scores))
-    score, none = float(spans.scores[window]), float(np.min(spans.none_scores))
-    if score == -np.inf or (unanswerable and none > score):
-        return Answered("", None, None, none)
-    start = int(begins[window, spans.starts[window]])
-    end = int(stops[window, spans.ends[window]])
-    return Answered(context[start:end], start, end, score)
-
-
 def read_question(line: str, number: int) -> tuple[str, str]:
     """The question and the context of a line; UserError naming its number where it has none."""
     if line.lstrip().startswith("{"):
@@ -292,6 +321,11 @@ def read_question(line: str, number: int) -> tuple[str, str]:
         f'line {number} is neither {{"question": ..., "context": ...}} nor QUESTION TAB CONTEXT: '
         f"{line[:60]!r}; mend it"
     )
+
+
+def _inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """What the model and its loss read of a batch of whole questions."""
+    return {name: batch[name] for name in ("tokens", "types", "lengths", "starts", "ends")}
 
 
 def _losses(

@@ -1,14 +1,20 @@
 """Labelled texts: read from rows, as numbers with and without markers, and what is wrong where."""
 
+import dataclasses
 import json
 import logging
 import os
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jaxseq.data.code_points import text_of
 from jaxseq.data.labelled import ClassCoder, LabelledText, cut_longer
+from jaxseq.data.made_up_names import LANGUAGES, MadeUpNames
+from jaxseq.data.made_up_reviews import DENIALS, GOOD, MadeUpReviews, write_review
+from jaxseq.data.rows import BadRows
 from jaxseq.data.subwords import SubwordTokenizer, load_subwords
 from jaxseq.data.tokenizers import (
     ByteTokenizer,
@@ -122,9 +128,51 @@ def test_load_reads_labels_and_texts(files):
     assert corpus.inputs == ("very bad!",)
     batch = next(data(files).evaluation_batches(corpus.validation))
     assert batch["lengths"].tolist() == [9, 0]  # a filler row
+    assert text_of(batch["text"][0]) == "very bad!"
+    assert "text" not in corpus.train.examples[0]
     batches = data(files).train_batches(corpus, 0)
     assert {batches[step]["tokens"].shape for step in range(len(batches))} == {(2, 12), (2, 16)}
     assert data(files).describe(corpus) == "3 texts with 2 labels"
+
+
+def test_what_is_not_named_is_held_out_by_a_hash(files):
+    """Equal texts are in one split, whatever their case, spaces and label."""
+    rows = [(f"text {number}", "a" if number % 3 else "b") for number in range(300)]
+    rows += [(f"Text  {number}", "c") for number in range(0, 300, 2)]
+    (files / "all.tsv").write_text("".join(f"{label}\t{text}\n" for text, label in rows))
+    whole = data(files, train=files / "all.tsv", validation=None)
+    splits = whole.splits(BadRows())
+    assert list(splits) == ["train", "validation", "test"]
+    assert sorted(row.place for found in splits.values() for row in found) == sorted(
+        f"{files / 'all.tsv'}, line {number}" for number in range(1, 451)
+    )
+    texts = [
+        {" ".join(row.texts[0].casefold().split()) for row in found} for found in splits.values()
+    ]
+    assert not texts[0] & texts[1] | texts[0] & texts[2] | texts[1] & texts[2]
+    assert all(30 <= len(found) <= 60 for found in list(splits.values())[1:])
+    more = dataclasses.replace(whole, held_out=0.2).splits(BadRows())
+    assert 60 <= len(more["validation"]) <= 120
+    # A test split that is named takes no share.
+    named = dataclasses.replace(whole, test=files / "dev.tsv").splits(BadRows())
+    assert named["validation"] == splits["validation"]
+    assert [row.texts for row in named["test"]] == [("very bad!",)]
+    assert len(named["train"]) == len(splits["train"]) + len(splits["test"])
+    few = data(files, validation=None, held_out=0.01)
+    with pytest.raises(
+        UserError, match=r"3 rows left to train on and none for validation and test"
+    ):
+        few.load()
+
+
+def test_subwords_are_made_from_training(files):
+    pytest.importorskip("tokenizers")
+    made = data(files, tokenizer="wordpiece", vocab_size=60).resolve()
+    assert made.tokenizer == "wordpiece"
+    coder = made.load().tokenizer
+    assert coder.tokenizer.tokens("good film") == ["good", "film"]
+    assert coder.tokenizer.unknown("very bad!") == ["!"]
+    assert len(coder.example(["good"])["tokens"]) == 3  # [CLS] good [SEP]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +270,7 @@ def test_bad_rows_are_left_out_and_counted_where_asked(files, caplog):
         ({"columns": ("label", "a", "b", "c")}, "--data.columns is label a b c"),
         ({"columns": ("label", "label")}, "--data.columns"),
         ({"label": "class"}, "--data.label is class"),
+        ({"held_out": 0.5}, "--data.held-out is 0.5"),
         ({"tokenizer": "nowhere.json"}, "nowhere.json"),
     ],
 )
@@ -235,6 +284,38 @@ def test_a_cut_leaves_room_for_a_token_of_each_text(files, vocabulary):
         data(files, tokenizer=str(vocabulary), max_length=2).load()
     corpus = data(files, tokenizer=str(vocabulary), max_length=3).load()
     assert {int(example["lengths"]) for example in corpus.train.examples} == {3}
+
+
+# ---- made-up texts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "labels"),
+    [
+        (MadeUpReviews(num_train=60, num_held_out=300), ("negative", "positive")),
+        (MadeUpNames(num_train=60, num_held_out=300, tokenizer="char"), tuple(sorted(LANGUAGES))),
+    ],
+)
+def test_made_up_texts_are_in_one_split_each_and_the_same_again(made, labels):
+    corpus = made.load()
+    assert corpus.tokenizer.labels == labels
+    texts = [text_of(e["text"]) for s in (corpus.validation, corpus.test) for e in s.examples]
+    assert len(set(texts)) == len(texts) == 600
+    assert len(corpus.train) == 60
+    assert made.load().fingerprint == corpus.fingerprint
+    assert dataclasses.replace(made, seed=1).load().fingerprint != corpus.fingerprint
+    with pytest.raises(UserError, match=r"--data.num-held-out is 0"):
+        dataclasses.replace(made, num_held_out=0).load()
+
+
+def test_what_a_made_up_review_denies_or_concedes_does_not_count():
+    draw = random.Random(1)
+    for _ in range(200):
+        text, label = write_review(draw)
+        verdict = text.rpartition(" , ")[2] if "although" in text else text.partition(" , ")[0]
+        good = any(word in GOOD for word in verdict.split())
+        denied = any(f"is {denial}" in verdict for denial in DENIALS)
+        assert label == ("positive" if good != denied else "negative"), text
 
 
 def test_movie_reviews_have_their_published_sizes():

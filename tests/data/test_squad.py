@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from small_subwords import CLASSIFY, SEPARATE, word_pieces
 
 from jaxseq.config import from_tree, to_tree
-from jaxseq.data.rows import BadRows
 from jaxseq.data.code_points import code_points, text_of
+from jaxseq.data.made_up_questions import MadeUpQuestions, write_passage
+from jaxseq.data.rows import BadRows
 from jaxseq.data.squad import (
     QuestionCoder,
     QuestionWindows,
@@ -118,6 +120,15 @@ def test_windows_move_over_the_context_and_see_all_of_it():
     assert spelled == "d e"
 
 
+def test_what_stands_in_the_question_too_is_of_a_type_of_its_own():
+    coder = dataclasses.replace(CODER, matches=True)
+    window = coder.windows("a c sat", "a b c d e f g h")[0]
+    # [CLS] a c sat [SEP] a b c d [SEP]
+    assert window["types"].tolist() == [0] * 5 + [2, 1, 2, 1, 1]
+    plain = CODER.windows("a c sat", "a b c d e f g h")[0]
+    assert plain["types"].tolist() == [0] * 5 + [1] * 5
+
+
 def test_a_short_context_is_one_window_and_a_long_question_is_cut():
     (window,) = CODER.windows("who sat where so a b?", "c.", None)
     tokens = [CLASSIFY, *PIECES.encode("who sat where").tolist(), SEPARATE]
@@ -185,6 +196,8 @@ def test_batches_hold_all_windows_of_a_question():
         for q in range(batch["question"].max() + 1):
             of_q = batch["question"] == q
             text = text_of(batch["context"][q])
+            assert text_of(batch["asked"][q]) == "who?"
+            assert of_q.sum() == batch["num_windows"][q]
             number = contexts.index(text)
             found.append(number)
             assert of_q.sum() == len(split.windows[number])
@@ -256,6 +269,44 @@ def test_questions_without_an_answer_in_training_are_remembered(folder):
 def test_mistakes_are_named(folder, fields, message):
     with pytest.raises(UserError, match=message):
         config(folder, **fields).load()
+
+
+def test_a_split_may_be_several_files_and_the_tokenizer_be_made_of_it(folder):
+    (folder / "train2.json").write_text(
+        json.dumps(squad(("x", [("zebra", 2)]), context="a zebra b"))
+    )
+    made = config(
+        folder, train=folder / "train*.json", tokenizer="wordpiece", vocab_size=60
+    ).resolve()
+    assert made.tokenizer == "wordpiece"
+    corpus = made.load()
+    assert len(corpus.train) == 9 + 3
+    assert corpus.tokenizer.tokenizer.tokens("zebra") == ["z", "##e", "##b", "##r", "##a"]
+    assert corpus.fingerprint != config(folder).load().fingerprint
+
+
+def test_made_up_answers_stand_in_their_passages_or_are_left_out():
+    draw = random.Random(0)
+    questions = [q for _ in range(50) for q in write_passage(draw, "p", 4, 0.3)]
+    without = [q for q in questions if not q.answers]
+    assert 0.2 < len(without) / len(questions) < 0.4
+    for question in questions:
+        for text, start in question.answers:
+            assert question.context.startswith(text, start)
+    assert {q.question.split()[0] for q in without} <= {q.question.split()[0] for q in questions}
+    pytest.importorskip("tokenizers")
+    made = MadeUpQuestions(num_train=8, num_held_out=3, vocab_size=300, max_length=96, stride=31)
+    made = dataclasses.replace(made, max_question=16)
+    corpus = made.load()
+    assert corpus.tokenizer.unanswerable
+    assert (len(corpus.validation), len(corpus.test)) == (9, 9)
+    assert made.load().fingerprint == corpus.fingerprint
+    for fields, option in (
+        ({"num_train": 0}, "num-train"),
+        ({"unanswerable": 1.0}, "unanswerable"),
+    ):
+        with pytest.raises(UserError, match=f"--data.{option} is"):
+            dataclasses.replace(made, **fields).load()
 
 
 def test_bad_questions_are_skipped_where_asked(folder, caplog):

@@ -76,7 +76,7 @@ def test_the_loss_is_minus_the_log_probability_of_the_labels(model, params):
 
 def test_counts_are_those_of_the_likeliest_labels(model, params):
     each = TASK.evaluator(model, CODER)(params, batch_of(CODER, TEXTS, 7))
-    assert {rows.shape for rows in each.values()} == {(7,), (7, 3)}
+    assert {rows.shape for rows in each.values()} == {(7,), (7, 3), (7, 3, 3)}
     assert not any(rows[5:].any() for rows in each.values())  # filler rows
     guesses = [CODER.labels[probabilities(params, text).argmax()] for text, _ in TEXTS]
     assert len(set(guesses)) > 1
@@ -87,6 +87,41 @@ def test_counts_are_those_of_the_likeliest_labels(model, params):
         right, labelled, predicted = each[f"label[{label}]"].sum(axis=0).tolist()
         assert right == sum(a and b for a, b in pairs)
         assert (predicted, labelled) == tuple(map(sum, zip(*pairs, strict=True)))
+    details = TASK.details({name: rows.sum(axis=0) for name, rows in each.items()}, CODER)
+    assert details["confusion"]["labels"] == list(CODER.labels)
+    pairs = [(label, guess) for guess, (_, label) in zip(guesses, TEXTS, strict=True)]
+    for row, label in enumerate(CODER.labels):
+        expected = [pairs.count((label, guess)) for guess in CODER.labels]
+        assert details["confusion"]["counts"][row] == expected
+
+
+def test_labels_too_many_to_be_looked_at_have_no_table(params):
+    coder = dataclasses.replace(CODER, labels=tuple(map(str, range(65))))
+    model = MeanPoolConfig(vocab_size=256, num_labels=65)
+    each = TASK.evaluator(model, coder)(drawn(model), batch_of(coder, [("a", "7")], 1))
+    assert "confusion" not in each
+    assert TASK.details(each, coder) == {}
+
+
+def test_training_alone_smooths_labels_and_hides_words(model, params):
+    batch = batch_of(CODER, TEXTS, 5)
+    share = 0.3
+    task = Classify(label_smoothing=share)
+    probability = np.stack([probabilities(params, text) for text, _ in TEXTS])
+    right = probability[range(5), [CODER.labels.index(label) for _, label in TEXTS]]
+    expected = -np.sum((1 - share) * np.log(right) + share * np.log(probability).mean(axis=1))
+    assert float(task.loss(model, params, batch)[0]) == pytest.approx(expected, rel=1e-5)
+    plain = TASK.evaluator(model, CODER)(params, batch)["loss"]
+    np.testing.assert_array_equal(task.evaluator(model, CODER)(params, batch)["loss"], plain)
+    hides = Classify(hidden_words=0.999)
+    loss, _ = hides.loss(model, params, batch, jax.random.key(0))
+    zero = probabilities(params, "\0")  # a text of token 0 alone
+    expected = -sum(math.log(zero[CODER.labels.index(label)]) for _, label in TEXTS)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(hides.loss(model, params, batch)[0]) == pytest.approx(float(plain.sum()), rel=1e-5)
+    for option in ("label_smoothing", "hidden_words"):
+        with pytest.raises(UserError, match=f"--task.{option.replace('_', '-')} is 1.0"):
+            Classify(**{option: 1.0}).resolve(MeanPoolConfig(), UNUSED, CODER)
 
 
 def test_metrics_are_their_formulas():
@@ -230,6 +265,18 @@ def test_a_separable_set_is_learned(folder, capsys):
     low, high = found["intervals"]["loss"]
     assert 0 < low < found["loss"] < high < 0.3
     assert not {"examples", "step"} & set(found["intervals"])
+    details = json.loads((folder / "run" / "evaluation-test.json").read_text())["details"]
+    (right, wrong), (other, also_right) = details["confusion"]["counts"]
+    assert (right + also_right, wrong, other) == (16, 0, 0)
+    lines = (folder / "run" / "examples-test.jsonl").read_text().splitlines()
+    texts = [line.split("\t")[::-1] for line in (folder / "test.tsv").read_text().splitlines()]
+    shown = list(map(json.loads, lines))
+    assert shown
+    for row in shown:
+        assert [row["input"], row["reference"]] in texts
+        assert row["output"] == row["reference"]
+        assert 0.5 < row["probability"] <= 1
+        assert row["unit"] == "word"
 
 
 def test_intervals_say_what_one_wrong_label_in_25_may_mean(folder, capsys):

@@ -1,5 +1,6 @@
 """Extractive question answering: the best span, its loss, scores over windows, answers to lines."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,14 +18,9 @@ from jaxseq.data.squad import QuestionCoder, QuestionWindows, SquadData, first_a
 from jaxseq.data.squad_files import Answer, Question
 from jaxseq.errors import UserError
 from jaxseq.models.bert import BertConfig
-from jaxseq.tasks.extractive_qa import (
-    ExtractiveQA,
-    Spans,
-    best_answer,
-    best_span,
-    context_tokens,
-    read_question,
-)
+from jaxseq.tasks.answer_spans import Spans, best_answer, best_span, context_tokens
+from jaxseq.tasks.extractive_qa import THRESHOLDS, ExtractiveQA, read_question
+from jaxseq.tasks.squad_metrics import best_scores
 
 PIECES = word_pieces("who", "what", "?", *"abcdefgh", "red", "blue")
 CODER = QuestionCoder(PIECES, max_length=12, max_question=3, stride=3)
@@ -103,7 +99,7 @@ def test_the_best_span_is_that_of_enumeration(longest):
 
 def test_an_answer_is_of_the_context_alone():
     """Neither the question nor the last [SEP] nor padding."""
-    types = jnp.asarray([[0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1], [0] * 6], jnp.int32)
+    types = jnp.asarray([[0, 0, 2, 1, 1, 0], [0, 0, 1, 2, 1, 1], [0] * 6], jnp.int32)
     found = context_tokens({"types": types, "lengths": jnp.asarray([5, 6, 0])})
     expected = [[0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0] * 6]
     np.testing.assert_array_equal(found, np.array(expected, bool))
@@ -173,9 +169,9 @@ def evaluate(params, coder, some):
     rows = []
     for batch in QuestionWindows(coder, some, 16).batches(range(len(some))):
         rows.append(evaluator(params, jax.tree.map(jnp.asarray, batch)))
-        assert {array.shape for array in rows[-1].values()} == {(16,)}
+        assert {len(array) for array in rows[-1].values()} == {16}
     found = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
-    return found, {name: float(array.sum()) for name, array in found.items()}
+    return found, {name: float(array.sum()) for name, array in found.items() if array.ndim == 1}
 
 
 def test_questions_are_scored_once_over_all_their_windows(trained):
@@ -224,26 +220,79 @@ def test_lines_are_answered_in_order_with_places_in_the_context(trained):
 
 
 @pytest.mark.parametrize(
-    ("scores", "nones", "always", "perhaps"),
+    ("scores", "nones", "always", "perhaps", "rarely"),
     [
-        ([1.0, 3.0], [2.0, 5.0], "c", "c"),  # one window's [CLS] is worse than the best span
-        ([1.0, 3.0], [4.0, 5.0], "c", ""),
-        ([3.0, 1.0], [3.0, 9.0], "a b", "a b"),  # a tie
-        ([-math.inf, -math.inf], [0.0, 0.0], "", ""),  # no token of a context
+        ([1.0, 3.0], [2.0, 5.0], "c", "c", "c"),  # one window's [CLS] is worse than the best span
+        ([1.0, 3.0], [4.0, 5.0], "c", "", "c"),
+        ([1.0, 3.0], [6.0, 5.0], "c", "", ""),
+        ([3.0, 1.0], [3.0, 9.0], "a b", "a b", "a b"),  # a tie
+        ([-math.inf, -math.inf], [0.0, 0.0], "", "", ""),  # no token of a context
     ],
 )
-def test_no_answer_is_given_only_where_training_had_such(scores, nones, always, perhaps):
+def test_no_answer_is_given_where_it_is_better_by_more_than_the_threshold(
+    scores, nones, always, perhaps, rarely
+):
     """Windows of "a b" and of "c", in which the spans are the whole."""
     spans = np.array([2, 1]), np.array([3, 1]), np.array(scores), np.array(nones)
     begins = np.array([[0, 0, 0, 2], [0, 4, 0, 0]])
     stops = np.array([[0, 0, 1, 3], [0, 5, 0, 0]])
-    for unanswerable, expected in ((False, always), (True, perhaps)):
-        found = best_answer(Spans(*spans), begins, stops, "a b c", unanswerable)
+    for threshold, expected in ((math.inf, always), (0.0, perhaps), (1.5, rarely)):
+        found = best_answer(Spans(*spans), begins, stops, "a b c", threshold)
         assert found.text == expected
         assert found.score == (max(scores) if expected else min(nones))
         assert (found.start is None) == (found.end is None) == (not expected)
         if found.start is not None:
             assert "a b c"[found.start : found.end] == expected
+
+
+def test_the_best_threshold_is_that_of_trying_all(trained):
+    """Every third question loses its answer; the model has never seen one without."""
+    some = [
+        question._replace(answers=()) if number % 3 == 0 else question
+        for number, question in enumerate(QUESTIONS)
+    ]
+    coder = dataclasses.replace(CODER, unanswerable=True)
+    rows, _ = evaluate(trained, coder, some)
+    assert rows["f1_at"].shape == (len(rows["f1"]), len(THRESHOLDS))
+    found = TASK.metrics({name: array.sum(axis=0) for name, array in rows.items()})
+    lines = [f"{question.question}\t{question.context}" for question in some]
+
+    def f1(threshold: float) -> float:
+        task = ExtractiveQA(longest_answer=2, no_answer_threshold=threshold)
+        answers = task.predict(MODEL, trained, coder, lines)
+        scores = [
+            best_scores(answer["answer"], [reference.text for reference in question.answers])[1]
+            for answer, question in zip(answers, some, strict=True)
+        ]
+        return sum(scores) / len(scores)
+
+    assert found["f1"] == pytest.approx(f1(0.0))
+    assert found["best_f1"] == pytest.approx(f1(found["best_f1_threshold"]))
+    assert found["best_f1"] >= max(f1(-16.0), f1(16.0), found["f1"])
+    assert found["best_exact_match"] >= found["exact_match"]
+    plain, _ = evaluate(trained, CODER, some)
+    assert "f1_at" not in plain
+
+
+def test_examples_are_whole_questions_with_all_references(trained, tmp_path):
+    question = QUESTIONS[1]
+    other = Answer("red", question.context.index("red"))
+    some = [question._replace(answers=(*question.answers, other)), *QUESTIONS[2:8]]
+    split = QuestionWindows(CODER, some, 16)
+    (batch, *_) = split.batches(range(len(some)))
+    rows = TASK.examples(MODEL, trained, CODER, batch, tmp_path)
+    asked = {f"{q.question}\n{q.context}": [a.text for a in q.answers] for q in some}
+    assert len(rows) == batch["question"].max() + 1
+    for row in rows:
+        assert row["reference"] == asked[row["input"]]
+        assert row["f1"] == best_scores(row["output"], row["reference"])[1]
+    # What `jaxseq evaluate` gives: the first rows, zeros behind them.
+    first = {name: np.where(np.arange(16).reshape(-1, *[1] * (x.ndim - 1)) < 4, x, 0)
+             for name, x in batch.items()}  # fmt: skip
+    kept = TASK.examples(MODEL, trained, CODER, first, tmp_path)
+    whole = int(np.sum(np.cumsum(batch["num_windows"][: len(rows)]) <= 4))
+    assert kept == rows[:whole]
+    assert 0 < whole < len(rows)
 
 
 def test_show_prints_questions_with_answers(trained, capsys, tmp_path):
@@ -268,4 +317,6 @@ def test_options_out_of_range_are_named():
         ExtractiveQA(0).resolve(BertConfig(), UNUSED, CODER)
     with pytest.raises(UserError, match=r"up to 12 tokens.*say --data.max-length 8"):
         TASK.resolve(BertConfig(context=8), UNUSED, CODER)
+    with pytest.raises(UserError, match=r"--model.num-types is 2, and --data.matches"):
+        TASK.resolve(BertConfig(), UNUSED, dataclasses.replace(CODER, matches=True))
     assert (MODEL.context, MODEL.vocab_size) == (12, PIECES.vocab_size)
