@@ -1,0 +1,63 @@
+"""Strings of spoken digits, recognised by a BiLSTM or a Conformer with CTC.
+
+Command:   JAXSEQ_DATA=DIR jaxseq train experiments/recognise_speech.py
+           the Conformer: jaxseq train experiments/recognise_speech.py:transformer
+           an LSTM that hears a third of a second at a time, and nothing later: ...:streaming
+           somebody never heard: --data.held-out-speaker theo
+Data:      catalog:spoken-digits, the Free Spoken Digit Dataset; strings of its recordings, with
+           pauses and noise of 20 to 50 dB less power, are put together as training goes. Without
+           the catalog's files digits of a formant synthesiser, made up on the spot. Other speech:
+           a file with data=SpeechFiles(...)
+Hardware:  a laptop CPU
+Time:      4 processor minutes
+Expect:    1 % of the words wrong on new recordings of speakers heard (validation: 0.0 and 1.1 in
+           two runs), 13 % of theo's and 18 % of jackson's where these were never heard; all splits:
+           scripts/measure_speech.py
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from jaxseq.cli import main
+from jaxseq.data.catalog import is_here
+from jaxseq.data.digit_strings import DigitStrings
+from jaxseq.data.made_up_speech import MadeUpDigits
+from jaxseq.models.speech_recognizer import SpeechRecognizerConfig
+from jaxseq.nn.speech_features import SpecAugment
+from jaxseq.tasks.recognise import Recognise
+from jaxseq.training.experiment import Experiment
+from jaxseq.training.optimizers import Optimizer
+
+experiment = Experiment(
+    task=Recognise(),
+    # Few speakers: what tells them apart must not be learnt. Bands of the spectrum are hidden, and
+    # voices made larger and smaller.
+    model=SpeechRecognizerConfig(
+        width=128, num_layers=2, dropout=0.1, spec_augment=SpecAugment(mel_masks=1)
+    ),
+    data=(
+        DigitStrings(path=Path("catalog:spoken-digits/all"), speed=0.2, growth=150)
+        if is_here("spoken-digits")
+        else MadeUpDigits(growth=150)
+    ),
+    optimizer=Optimizer(learning_rate=4e-3, warmup_steps=30, final_fraction=0.0),
+    num_steps=1500,
+    evaluate_every=500,
+    evaluation_batches=4,
+    checkpoint_every=500,
+)
+
+transformer = dataclasses.replace(
+    experiment,
+    model=dataclasses.replace(experiment.model, encoder="conformer", width=96, num_layers=3),
+    optimizer=dataclasses.replace(experiment.optimizer, learning_rate=2e-3, warmup_steps=100),
+)
+
+streaming = dataclasses.replace(
+    experiment,
+    model=dataclasses.replace(experiment.model, encoder="lstm", chunk=8, normalise="running"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["train", __file__, *sys.argv[1:]]))
