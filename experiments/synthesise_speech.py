@@ -1,0 +1,62 @@
+"""Digits spoken: a Transformer that learns how long each letter lasts, or a recurrent network.
+
+Command:   JAXSEQ_DATA=DIR jaxseq train experiments/synthesise_speech.py
+           the recurrent one, which looks along the text: experiments/synthesise_speech.py:recurrent
+           then: echo "theo: 3 1 4" | jaxseq predict RUN_DIR --output sounds
+Data:      DIR/speech/fsdd, the Free Spoken Digit Dataset; strings of one to three of its recordings
+           of one speaker are put together as training goes. Without JAXSEQ_DATA digits of a formant
+           synthesiser, made up on the spot
+Hardware:  a laptop CPU
+Time:      TODO processor minutes
+Expect:    TODO % of the digits of the test split heard as others by experiments/recognise_speech.py
+           (scripts/measure_synthesis.py), and alignments and spectrograms in RUN_DIR/speech
+"""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+from jaxseq.cli import main
+from jaxseq.data.digit_strings import DigitStrings
+from jaxseq.data.made_up_speech import MadeUpDigits
+from jaxseq.models.attention_tts import AttentionTTSConfig
+from jaxseq.models.duration_tts import DurationTTSConfig
+from jaxseq.ops.spectral import FrontEnd
+from jaxseq.tasks.synthesise import Synthesise
+from jaxseq.training.experiment import Experiment
+from jaxseq.training.optimizers import Optimizer
+
+# Letters, because a word sounds different from its beginning to its end; no noise, no changed
+# voices and short pauses, because all that is heard is learned.
+data = dataclasses.replace(
+    DigitStrings(path=Path("$JAXSEQ_DATA/speech/fsdd"))
+    if "JAXSEQ_DATA" in os.environ
+    else MadeUpDigits(),
+    batch_size=32,
+    unit="character",
+    max_digits=3,
+    max_pause=0.1,
+    noise=False,
+    speed=0.0,
+    channel=0.0,
+)
+front_end = FrontEnd(window=400, hop=100, fft_size=512, floor=1e-4)
+
+experiment = Experiment(
+    task=Synthesise(),
+    model=DurationTTSConfig(front_end=front_end, width=96, mlp_hidden=256, decoder_layers=2),
+    data=data,
+    optimizer=Optimizer(learning_rate=2e-3, schedule="linear", final_fraction=0.0),
+    num_steps=1200,
+    evaluate_every=600,
+    evaluation_batches=1,
+    checkpoint_every=600,
+)
+
+recurrent = dataclasses.replace(
+    experiment, model=AttentionTTSConfig(front_end=front_end, frames_per_step=3), num_steps=2400
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["train", __file__, *sys.argv[1:]]))
