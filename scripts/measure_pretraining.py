@@ -22,7 +22,6 @@ from measure import data_file, jaxseq, mean_and_spread, measure
 from jaxseq.data.tagged import read_tagged
 from jaxseq.data.text import read_documents
 
-
 LIKE = [
     *("--model.num-layers", 4, "--model.width", 128, "--model.dropout", 0.2),
     *("--task.hidden-words", 0.0, "--optimizer.learning-rate", 5e-4),

@@ -1,6 +1,7 @@
 """Twins of `ops.ctc` and `ops.ctc_alignment`, and the enumeration of all paths."""
 
 import itertools
+from functools import reduce
 
 import numpy as np
 
@@ -69,11 +70,11 @@ def ctc_loss(
             forward[0, state] = log_probs[0, symbols[state]]
         for t in range(1, len(row)):
             for state, symbol in enumerate(symbols):
-                before = np.logaddexp.reduce(
-                    [forward[t - 1, way] for way in ways_into(state, symbols, blank)]
+                before = reduce(
+                    np.logaddexp, [forward[t - 1, way] for way in ways_into(state, symbols, blank)]
                 )
                 forward[t, state] = before + log_probs[t, symbol]
-        log_z = np.logaddexp.reduce(forward[-1, -2:])
+        log_z = reduce(np.logaddexp, forward[-1, -2:])
         possible[b] = log_z > -np.inf
         losses[b] = -log_z if possible[b] else 0.0
     return losses, possible

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 
@@ -84,11 +85,11 @@ def ctc_prefix_beam(
                 else:
                     grown.setdefault(extended, [[], []])[1].append(both + more)
         summed = {
-            labels: tuple(np.logaddexp.reduce([-np.inf, *scores]) for scores in both)
+            labels: tuple(reduce(np.logaddexp, [-np.inf, *scores]) for scores in both)
             for labels, both in grown.items()
         }
         ranks = {
-            labels: np.logaddexp(*both) + favour(labels, model, weight, bonus, blank)
+            labels: reduce(np.logaddexp, both) + favour(labels, model, weight, bonus, blank)
             for labels, both in summed.items()
         }
         best = sorted(ranks, key=lambda labels: -ranks[labels])[:beam_size]
@@ -96,7 +97,7 @@ def ctc_prefix_beam(
     found = [
         (
             labels,
-            np.logaddexp(*both)
+            reduce(np.logaddexp, both)
             + favour(labels, model, weight, bonus, blank)
             + at_end(labels, model, weight, blank),
         )
