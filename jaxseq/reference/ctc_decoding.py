@@ -3,7 +3,7 @@
 `model(labels)` gives the log-probabilities (V,) of what follows; the entry of the blank is the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
 
 import numpy as np
@@ -85,11 +85,11 @@ def ctc_prefix_beam(
                 else:
                     grown.setdefault(extended, [[], []])[1].append(both + more)
         summed = {
-            labels: tuple(reduce(np.logaddexp, [-np.inf, *scores]) for scores in both)
+            labels: tuple(_log_sum(scores) for scores in both)
             for labels, both in grown.items()
         }
         ranks = {
-            labels: reduce(np.logaddexp, both) + favour(labels, model, weight, bonus, blank)
+            labels: _log_sum(both) + favour(labels, model, weight, bonus, blank)
             for labels, both in summed.items()
         }
         best = sorted(ranks, key=lambda labels: -ranks[labels])[:beam_size]
@@ -97,10 +97,15 @@ def ctc_prefix_beam(
     found = [
         (
             labels,
-            reduce(np.logaddexp, both)
+            _log_sum(both)
             + favour(labels, model, weight, bonus, blank)
             + at_end(labels, model, weight, blank),
         )
         for labels, both in beam.items()
     ]
     return sorted((each for each in found if each[1] > -np.inf), key=lambda each: -each[1])
+
+
+def _log_sum(logs: Iterable[float]) -> float:
+    """log of the sum of exponentials; -inf of none."""
+    return float(reduce(np.logaddexp, logs, -np.inf))
