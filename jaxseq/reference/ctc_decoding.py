@@ -85,8 +85,7 @@ def ctc_prefix_beam(
                 else:
                     grown.setdefault(extended, [[], []])[1].append(both + more)
         summed = {
-            labels: tuple(_log_sum(scores) for scores in both)
-            for labels, both in grown.items()
+            labels: tuple(_log_sum(scores) for scores in both) for labels, both in grown.items()
         }
         ranks = {
             labels: _log_sum(both) + favour(labels, model, weight, bonus, blank)
