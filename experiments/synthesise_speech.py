@@ -3,9 +3,9 @@
 Command:   JAXSEQ_DATA=DIR jaxseq train experiments/synthesise_speech.py
            the recurrent one, which looks along the text: experiments/synthesise_speech.py:recurrent
            then: echo "theo: 3 1 4" | jaxseq predict RUN_DIR --output sounds
-Data:      DIR/speech/fsdd, the Free Spoken Digit Dataset; strings of one to three of its recordings
-           of one speaker are put together as training goes. Without JAXSEQ_DATA digits of a formant
-           synthesiser, made up on the spot
+Data:      catalog:spoken-digits, the Free Spoken Digit Dataset; strings of one to three of its
+           recordings of one speaker are put together as training goes. Without the catalog's files
+           digits of a formant synthesiser, made up on the spot
 Hardware:  a laptop CPU
 Time:      6 processor minutes
 Expect:    1.7 % of the digits of the test split heard as others by a run of recognise_speech.py
@@ -15,11 +15,11 @@ Expect:    1.7 % of the digits of the test split heard as others by a run of rec
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
 from jaxseq.cli import main
+from jaxseq.data.catalog import is_here
 from jaxseq.data.digit_strings import DigitStrings
 from jaxseq.data.made_up_speech import MadeUpDigits
 from jaxseq.models.attention_tts import AttentionTTSConfig
@@ -32,8 +32,8 @@ from jaxseq.training.optimizers import Optimizer
 # Letters, because a word sounds different from its beginning to its end; no noise, no changed
 # voices and short pauses, because all that is heard is learned.
 data = dataclasses.replace(
-    DigitStrings(path=Path("$JAXSEQ_DATA/speech/fsdd"))
-    if "JAXSEQ_DATA" in os.environ
+    DigitStrings(path=Path("catalog:spoken-digits/all"))
+    if is_here("spoken-digits")
     else MadeUpDigits(),
     batch_size=32,
     unit="character",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 from hypothesis import settings
 
 # Tests import what they share (compare.py) by its bare name, whatever directory pytest starts in.
@@ -47,6 +48,16 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     gc.freeze()  # what the imports made is never garbage, and need not be looked at again
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Each compiled program maps memory, and Linux aborts a process at 65,530 mappings."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 # The same examples on every run; `--hypothesis-profile default` draws new ones.

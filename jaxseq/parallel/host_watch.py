@@ -51,7 +51,7 @@ class HostWatch:
         if self._me == 0:
             self._client.key_value_set(_LAST_WORD, "")
         self._thread.join()
-        self._leave()
+        self._leave().join(self._patience)
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process ends by `error`, which then is their end too."""
@@ -62,8 +62,9 @@ class HostWatch:
         reason = str(error) if status == 2 else f"{type(error).__name__}: {error}"
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
             self._client.key_value_set(_LAST_WORD, f"{status} {self._names[self._me]}: {reason}")
-        self._leave()
+        last_look = self._leave()
         self._thread.join()
+        last_look.join(self._patience)
         if self._me != 0:
             jax.distributed.shutdown()
 
@@ -84,23 +85,27 @@ class HostWatch:
                     self._stop(int(status), f"stopped, because another process failed: {reason}")
                 return
 
-    def _leave(self) -> None:
+    def _leave(self) -> threading.Thread:
         """Notes that this process knows the end; process 0 waits until all do, or 5 s.
 
-        The runtime lives in process 0: without it, those that have not left would abort.
+        The runtime lives in process 0: without it, those that have not left would abort. Returns
+        the last look at the others, which must be over before Python's own end: a thread that
+        comes back from C++ to an interpreter that is ending aborts the process.
         """
         # Others may be in `_missing` and wait for this process, which looks no more.
-        threading.Thread(target=self._missing, daemon=True).start()
+        last_look = threading.Thread(target=self._missing, name="last look", daemon=True)
+        last_look.start()
         if self._me != 0:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
                 self._client.key_value_set(f"{_HEARD}{self._me}", "")
-            return
+            return last_look
         deadline = time.monotonic() + 5 * _BEAT
         while time.monotonic() < deadline:
             if len(self._client.key_value_dir_get(_HEARD)) == len(self._names) - 1:
                 break
             time.sleep(_BEAT / 20)
         time.sleep(_BEAT / 4)
+        return last_look
 
     def _missing(self) -> list[int]:
         """The processes that have left or died; waits until all others have asked the same."""

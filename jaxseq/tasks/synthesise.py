@@ -135,7 +135,7 @@ class Synthesise:
             predicted = self._predict(model, params, batch, targets)
             spoken = self._speak(model, params, batch)
             if isinstance(predicted, duration_tts.Predicted):  # what it speaks is always in order
-                looks, looking = jnp.exp(predicted.soft), targets.frames
+                looks, looking = jax.nn.softmax(predicted.soft), targets.frames
             else:
                 looks, looking = spoken.alignments, spoken.lengths
             counts = {
