@@ -13,7 +13,7 @@ from jaxseq.data.batches import Batch
 from jaxseq.data.code_points import code_points
 from jaxseq.data.corpus import Corpus, fingerprint
 from jaxseq.data.files import absolute
-from jaxseq.data.named_tokenizer import absolute_name, encode_all, made_tokenizer
+from jaxseq.data.named_tokenizer import KINDS, absolute_name, encode_all, made_tokenizer
 from jaxseq.data.ragged import Example, Ragged, RaggedBatches, ragged_evaluation_batches
 from jaxseq.data.sources import BadRows, OnBadRow, read_rows
 from jaxseq.data.subword_training import train_subwords
@@ -202,7 +202,7 @@ class LabelledBatches:
         texts = [text for row in rows for text in row.texts]
         if self.tokenizer == WORDPIECE:
             return train_subwords("wordpiece", texts, self.vocab_size, lowercase=True)
-        return made_tokenizer(self.tokenizer, texts)
+        return made_tokenizer(self.tokenizer, texts, (*KINDS, WORDPIECE))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,11 @@ def absolute_name(name: str) -> str:
     return name if name in KINDS else str(absolute(Path(name)))
 
 
-def made_tokenizer(name: str, texts: Iterable[str]) -> Tokenizer:
+def made_tokenizer(name: str, texts: Iterable[str], kinds: Sequence[str] = KINDS) -> Tokenizer:
     """The tokenizer "byte", one made from `texts` ("char", "word"), or that of a path.
 
-    Raises UserError for a path that is not there, or not that of a subword tokenizer.
+    Raises UserError for a path that is not there, or not that of a subword tokenizer; it names the
+    `kinds` that could have been meant.
     """
     if name == "byte":
         return ByteTokenizer()
@@ -37,10 +38,10 @@ def made_tokenizer(name: str, texts: Iterable[str]) -> Tokenizer:
         return WordTokenizer.train(texts)
     path = absolute(Path(name))
     if not path.exists():
-        near = difflib.get_close_matches(name, KINDS, n=1)
+        near = difflib.get_close_matches(path.name, kinds, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise UserError(
-            f"--data.tokenizer is {name}: that is none of {', '.join(KINDS)}, and there is no such "
+            f"--data.tokenizer is {name}: that is none of {', '.join(kinds)}, and there is no such "
             f"file or directory{hint}"
         )
     return load_subwords(path)

@@ -248,6 +248,11 @@ def test_a_bad_file_is_named_with_its_line(files, name, text, message):
         data(files).load()
 
 
+def test_a_misspelt_kind_of_tokenizer_is_recognised(files):
+    with pytest.raises(UserError, match="did you mean 'wordpiece'"):
+        data(files, tokenizer="wordpeice").resolve().load()
+
+
 def test_bad_rows_are_left_out_and_counted_where_asked(files, caplog):
     (files / "train.tsv").write_bytes(TRAIN.encode() + b"neg\npos\t \nneg\t\xff\n")
     (files / "dev.tsv").write_text(DEV + "so-so\tfilm\n")
