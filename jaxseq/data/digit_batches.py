@@ -148,8 +148,10 @@ class DigitBatches:
     def describe(self, corpus: "Corpus[SpeechCoder, DigitSplit]") -> str:
         """What there is to train on, for a person."""
         train = corpus.train.recordings
-        speakers = len({recording.speaker for recording in train})
-        return f"{len(train):,} recorded digits of {speakers} speakers"
+        recorded = [recording.speaker for recording in train if not recording.made_up]
+        made_up = {recording.speaker for recording in train if recording.made_up}
+        voices = f", and {len(made_up)} made-up voices" if made_up else ""
+        return f"{len(recorded):,} recorded digits of {len(set(recorded))} speakers{voices}"
 
 
 class Plan(NamedTuple):
@@ -186,6 +188,9 @@ class DigitSplit:
         for number, recording in enumerate(recordings):
             self._of.setdefault(recording.speaker, []).append(number)
         self._speakers = sorted(self._of)
+        made_up = {recording.speaker for recording in recordings if recording.made_up}
+        groups = sorted(self._of.keys() - made_up), sorted(made_up)
+        self._groups = [group for group in groups if group]
         self._sound = functools.cache(self._make_sound)
 
     def __len__(self) -> int:
@@ -193,9 +198,10 @@ class DigitSplit:
         return len(self.recordings)
 
     def draw(self, max_digits: int, seed: tuple[int, ...]) -> Plan:
-        """A string to train on, one speaker's, perturbed."""
+        """A string to train on, one speaker's, perturbed; half are made-up voices', if any."""
         rng, options = np.random.default_rng((*seed, 0)), self.options
-        own = self._of[self._speakers[rng.integers(len(self._speakers))]]
+        group = self._groups[rng.integers(len(self._groups))]
+        own = self._of[group[rng.integers(len(group))]]
         count = rng.integers(options.min_digits, max_digits, endpoint=True)
         said = [own[place] for place in rng.integers(len(own), size=count)]
         version = int(rng.integers(1, 2 * _SPEEDS + 1, endpoint=True))

@@ -17,6 +17,8 @@ class Recording(NamedTuple):
     samples: Float[np.ndarray, " n"]
     digit: int
     speaker: str
+    made_up: bool = False
+    """Whether nobody said it."""
 
 
 def split_of(speaker: str, take: int, held_out_speaker: str) -> SplitName:

@@ -13,6 +13,7 @@ from jaxseq.data.corpus import Corpus
 from jaxseq.data.digit_batches import RATE, DigitBatches, DigitSplit
 from jaxseq.data.digit_recordings import Recording, by_split
 from jaxseq.data.files import absolute
+from jaxseq.data.made_up_speech import made_up_voices
 from jaxseq.data.speech import SpeechCoder, at_level
 from jaxseq.errors import UserError
 
@@ -34,6 +35,10 @@ class DigitStrings(DigitBatches):
     """Who is not heard in training, and makes the test split; empty: the official split, takes 0
     to 4 of every digit and speaker."""
 
+    made_up_voices: int = 0
+    """Voices of a formant synthesiser that say half of the training strings: what only the few
+    people recorded do is then not learnt as what tells digits apart."""
+
     def resolve(self) -> "DigitStrings":
         """The config with absolute paths, good in every working directory."""
         return dataclasses.replace(self, path=absolute(self.path))
@@ -45,6 +50,8 @@ class DigitStrings(DigitBatches):
         read (named), speakers who say nothing and an empty split.
         """
         self.check()
+        if self.made_up_voices < 0:
+            raise UserError(f"--data.made-up-voices is {self.made_up_voices}: it must be 0 or more")
         path = absolute(self.path)
         sounds = read_sounds(path)
         found = [
@@ -59,6 +66,7 @@ class DigitStrings(DigitBatches):
         for name, sound in sounds:
             digest.update(f"{name} {len(sound)} ".encode() + sound)
         splits = by_split(iter(found), self.held_out_speaker, str(path))
+        splits["train"] += made_up_voices(self.made_up_voices)
         return self.corpus(splits, tokenizer, digest.hexdigest())
 
 

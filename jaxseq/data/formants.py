@@ -67,8 +67,21 @@ class Voice:
     """Loudness of the noise that goes with the voice."""
 
 
+def varied(phone: Phone, rng: np.random.Generator) -> Phone:
+    """The phone as somebody else may say it: longer or shorter, in other formants and noise."""
+    one, two, three = (round(formant * rng.uniform(0.9, 1.1)) for formant in phone.formants)
+    # The burst of a stop may be a click, or a breath three times as long.
+    longest = 1.5 if phone.seconds < 0.03 else 0.5
+    return Phone(
+        phone.seconds * float(np.exp(rng.uniform(-0.5, longest))),
+        phone.voice,
+        phone.noise * float(np.exp(rng.uniform(-1.5, 1.5))),
+        (one, two, three),
+    )
+
+
 def synthesise(
-    phones: Sequence[str], voice: Voice, rate: int, rng: np.random.Generator
+    phones: Sequence[Phone], voice: Voice, rate: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " n"]:
     """The phones, said by the voice, as float32 samples; no two times are alike.
 
@@ -79,8 +92,7 @@ def synthesise(
     from scipy.signal import lfilter  # takes a third of a second to import
 
     rows = []
-    for name in phones:
-        phone = PHONES[name]
+    for phone in phones:
         seconds = phone.seconds / voice.tempo * rng.uniform(0.8, 1.25)
         formants = np.array(phone.formants) / voice.tract * rng.uniform(0.96, 1.04, 3)
         row = np.array([phone.voice, phone.noise, *np.minimum(formants, 0.48 * rate)])

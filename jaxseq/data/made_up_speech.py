@@ -9,7 +9,7 @@ import numpy as np
 from jaxseq.data.corpus import Corpus
 from jaxseq.data.digit_batches import RATE, DigitBatches, DigitSplit
 from jaxseq.data.digit_recordings import Recording, by_split
-from jaxseq.data.formants import PHONES, Voice, synthesise
+from jaxseq.data.formants import PHONES, Voice, synthesise, varied
 from jaxseq.data.speech import SpeechCoder, at_level
 from jaxseq.errors import UserError
 
@@ -62,6 +62,28 @@ def made_up_recordings(takes: int) -> tuple[tuple[Recording, int], ...]:
         for digit, phones in enumerate(PRONUNCIATIONS):
             for take in range(takes):
                 rng = np.random.default_rng((number, digit, take))
-                samples = synthesise(phones.split(), voice, RATE, rng)
+                samples = synthesise([PHONES[name] for name in phones.split()], voice, RATE, rng)
                 found.append((Recording(at_level(samples), digit, speaker), take))
     return tuple(found)
+
+
+def made_up_voices(count: int, takes: int = 4) -> list[Recording]:
+    """Every digit of so many voices, each of its own pitch, size, tempo, breath and accent.
+
+    They are the same everywhere, and those of a smaller count are among those of a larger one.
+    """
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng((len(VOICES), number))
+        voice = Voice(
+            pitch=float(np.exp(rng.uniform(np.log(80), np.log(230)))),
+            tract=rng.uniform(0.85, 1.15),
+            tempo=rng.uniform(0.8, 1.3),
+            breath=float(np.exp(rng.uniform(np.log(0.01), np.log(0.1)))),
+        )
+        accent = {name: varied(phone, rng) for name, phone in PHONES.items()}
+        for digit, phones in enumerate(PRONUNCIATIONS):
+            for _ in range(takes):
+                sound = synthesise([accent[name] for name in phones.split()], voice, RATE, rng)
+                found.append(Recording(at_level(sound), digit, f"made-up {number}", made_up=True))
+    return found

@@ -160,6 +160,25 @@ def test_what_training_changes_evaluation_does_not(folder):
     assert set(held_out[held_out > 0]) == {len(r.samples) for r in test.recordings}
 
 
+def test_made_up_voices_say_half_of_the_training_strings_and_no_other(folder):
+    data = strings(folder, made_up_voices=2, batch_size=64)
+    corpus, test = load(data)
+    assert data.describe(corpus).endswith("digits of 2 speakers, and 2 made-up voices")
+    made_up = [recording for recording in corpus.train.recordings if recording.made_up]
+    assert Counter((r.speaker, r.digit) for r in made_up) == {
+        (f"made-up {voice}", digit): 4 for voice in range(2) for digit in range(10)
+    }
+    assert not np.array_equal(made_up[0].samples, made_up[40].samples)
+    assert not any(r.made_up for split in (corpus.validation, test) for r in split.recordings)
+    fewer = strings(folder, made_up_voices=1).load().train.recordings
+    for one, other in zip(fewer, corpus.train.recordings, strict=False):
+        assert (one.samples == other.samples).all()
+    batches = data.train_batches(corpus, 0)
+    speakers = np.concatenate([batches[step]["speakers"] for step in range(4)])
+    share = np.mean([corpus.tokenizer.speakers[n].startswith("made-up") for n in speakers])
+    assert 0.4 < share < 0.6  # of 256
+
+
 def test_labels_may_be_characters(folder):
     data = strings(folder, unit="character")
     corpus = data.load()
@@ -178,6 +197,7 @@ def test_labels_may_be_characters(folder):
         ({"min_snr": 60.0}, "--data.max-snr is 50.0"),
         ({"growth": -1}, "--data.growth is -1"),
         ({"speed": 1.0}, "--data.speed is 1.0"),
+        ({"made_up_voices": -1}, "--data.made-up-voices is -1"),
         ({"max_pause": -1.0}, "--data.max-pause is -1.0"),
         ({"held_out_speaker": "eve"}, "--data.held-out-speaker is 'eve': .* has ann, bob"),
         ({"speakers": ("ann", "eve")}, r"--data.speakers names \['eve'\]"),
@@ -236,7 +256,7 @@ def test_made_up_voices_and_takes_differ_and_digits_differ_more():
         return np.log(power.reshape(16, -1).mean(axis=1))
 
     found = {}
-    for samples, digit, speaker in test.recordings:
+    for samples, digit, speaker, _ in test.recordings:
         found.setdefault((digit, speaker), []).append(spectrum(samples))
     means = {key: np.mean(each, axis=0) for key, each in found.items()}
     within = np.mean(
