@@ -10,6 +10,7 @@ baselines, digits read back). Nothing is typed in by hand.
 
 import dataclasses
 import json
+import re
 import shlex
 import statistics
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,11 @@ from typing import Any
 
 import tyro
 
-LEFT_OUT = ("loss", "step")
+LEFT_OUT = re.compile(r"^(loss|step)$|_micro$|\[")
+"""Metrics that are no result, that say accuracy again, and those of single labels."""
+
+BY_THE_WAY = {"--run-dir": 1, "--no-show": 0, "--seed": 1}
+"""Options that make no other model, and the values that follow them."""
 HEAD = """# What the applications reach
 
 Written by `scripts/results.py` from the files of the runs: do not edit. One run has a 95 %
@@ -104,10 +109,10 @@ def _section(experiment: str, groups: list[list[Run]]) -> str:
             name
             for runs in groups
             for name, value in runs[0].evaluation["metrics"].items()
-            if name not in LEFT_OUT and not isinstance(value, int)
+            if not LEFT_OUT.search(name) and not isinstance(value, int)
         )
     )
-    columns = ["model", "split", *names, "seeds", "CPU minutes", "date", "commit"]
+    columns = ["model", "options", "split", *names, "seeds", "CPU minutes", "date", "commit"]
     lines = [f"## {experiment}", "", _row(columns), _row(["---"] * len(columns))]
     for runs in groups:
         found = runs[0].evaluation
@@ -115,6 +120,7 @@ def _section(experiment: str, groups: list[list[Run]]) -> str:
             _row(
                 [
                     runs[0].model,
+                    _options(runs[0]),
                     found["split"],
                     *(_figure(name, runs) for name in names),
                     str(len(runs)),
@@ -135,9 +141,28 @@ def _section(experiment: str, groups: list[list[Run]]) -> str:
     return "\n".join(lines)
 
 
-def _command(run: Run) -> str:
+def _words(run: Run) -> list[str]:
+    """The command that first started the run, or whatever else made its figures."""
     starts = _read(run.folder / "run.json").get("starts")
-    words = starts[0]["command"] if starts else run.evaluation["command"]
+    return starts[0]["command"] if starts else run.evaluation["command"]
+
+
+def _options(run: Run) -> str:
+    """What the experiment was trained with that its file does not say."""
+    words = iter(_words(run))
+    kept = []
+    if any("experiments" in word and ".py" in word for word in words):
+        for word in words:
+            if word in BY_THE_WAY:
+                for _ in range(BY_THE_WAY[word]):
+                    next(words)
+            else:
+                kept.append(Path(word).name if word.startswith("/") else word)
+    return f"`{shlex.join(kept)}`" if kept else ""
+
+
+def _command(run: Run) -> str:
+    words = _words(run)
     # The program and the folder of the checkout are this machine's.
     words = [Path(words[0]).name, *words[1:]]
     kept = [

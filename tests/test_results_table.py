@@ -13,7 +13,13 @@ def evaluated(folder: Path, seed: int, accuracy: float, minutes: float) -> None:
     write_run(folder, seed=seed)
     found = {
         "split": "test",
-        "metrics": {"loss": 1.0, "accuracy": accuracy, "examples": 7},
+        "metrics": {
+            "loss": 1.0,
+            "accuracy": accuracy,
+            "f1_micro": 0.3,
+            "f1[a]": 1.0,
+            "examples": 7,
+        },
         "intervals": {"accuracy": [accuracy - 0.1, accuracy + 0.1]},
         "time": "2026-11-22T12:24:58+00:00",
         "commit": "abcdef123456",
@@ -55,7 +61,9 @@ def test_seeds_share_a_row_and_a_single_run_has_its_interval(tmp_path):
     assert "- `experiment`: GPT: baselines: chance 0.1" in lines
     # Counts and the loss are no results, and nothing names this machine.
     columns = [line for line in lines if line.startswith("| model")]
-    assert columns == ["| model | split | accuracy | seeds | CPU minutes | date | commit |"]
+    assert columns == [
+        "| model | options | split | accuracy | seeds | CPU minutes | date | commit |"
+    ]
     assert not any("/there/" in line or str(tmp_path) in line for line in lines)
 
 
@@ -65,6 +73,9 @@ def test_a_run_without_a_test_split_shows_its_validation(tmp_path):
     found = json.loads((folder / "evaluation-test.json").read_text()) | {"split": "validation"}
     (folder / "evaluation-test.json").unlink()
     (folder / "evaluation-validation.json").write_text(json.dumps(found))
+    known = json.loads((folder / "run.json").read_text())
+    known["starts"][0]["command"] += ["--run-dir", "/there/one", "--data.path", "/there/a.txt"]
+    (folder / "run.json").write_text(json.dumps(known))
     lines = table(tmp_path / "runs", tmp_path / "R.md")
     (row,) = (line for line in lines if line.startswith("| `experiment`: GPT"))
-    assert "| validation | 0.5 (0.4 to 0.6) | 1 | 1.0 |" in row
+    assert "| `--data.path a.txt` | validation | 0.5 (0.4 to 0.6) | 1 | 1.0 |" in row
