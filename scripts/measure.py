@@ -51,6 +51,13 @@ def measure(
     return Result(metrics, json.loads(cost.read_text())["cpu_minutes"], num_parameters(run_dir))
 
 
+def write_figures(run_dir: Path, name: str, title: str, figures: dict[str, float]) -> None:
+    """What a script has measured beside a run goes to figures-NAME.json, for scripts/results.py."""
+    found = {"title": title, "figures": figures, "command": sys.argv}
+    text = json.dumps(found, indent=2) + "\n"
+    (run_dir / f"figures-{name}.json").write_text(text, encoding="utf-8")
+
+
 def jaxseq(words: Sequence[object]) -> str:
     """What a jaxseq command prints; where it fails, it has said why, and this program ends too."""
     command = [sys.executable, "-m", "jaxseq.cli", *map(str, words)]

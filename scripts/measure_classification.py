@@ -9,7 +9,6 @@ Needs scikit-learn.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 import tyro
 from bag_of_words import linear_scores
-from measure import Result, mean_and_spread, measure
+from measure import Result, mean_and_spread, measure, write_figures
 
 from jaxseq.data.labelled import LabelledText
 from jaxseq.data.rows import BadRows
@@ -90,8 +89,7 @@ def _linear(run_dir: Path, letters: bool) -> dict[str, float]:
     }
     scores = linear_scores(rows["train"], rows["test"], letters)
     kind = "bags of 1 to 4 letters" if letters else "bags of words"
-    found = {"title": f"logistic regression on {kind}", "figures": scores, "command": sys.argv}
-    (run_dir / "figures-linear.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_figures(run_dir, "linear", f"logistic regression on {kind}", scores)
     return scores
 
 

@@ -12,14 +12,12 @@ figures-window.json in the first run.
 """
 
 import dataclasses
-import json
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from measure import Result, data_file, jaxseq, mean_and_spread, measure
+from measure import Result, data_file, jaxseq, mean_and_spread, measure, write_figures
 from measure_pretraining import documents
 from sliding_window import sliding_window
 
@@ -86,9 +84,7 @@ def measure_qa(options: Options) -> None:
         ]
         print(_row(name, results), flush=True)
     title = "sliding window (Richardson et al. 2013) on the same questions"
-    found = {"title": title, "figures": window, "command": sys.argv}
-    file = options.runs / f"scratch-{options.seeds[0]}" / "figures-window.json"
-    file.write_text(json.dumps(found, indent=2) + "\n")
+    write_figures(options.runs / f"scratch-{options.seeds[0]}", "window", title, window)
 
 
 def _row(name: str, results: Sequence[Result]) -> str:

@@ -4,18 +4,17 @@
 
 The shared data has no test split of SciTLDR: its dev split is the test split here, and every tenth
 record of train is held out for validation. Scores are F1 x 100 without stemming, each the most over
-a text's references. A run directory that already holds a run is not trained again. The table goes
-to RUNS/table.json too.
+a text's references. A run directory that already holds a run is not trained again. What leads and
+oracles reach goes to figures-*.json in the first run.
 """
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tyro
-from measure import data_file, mean_and_spread, measure
+from measure import data_file, mean_and_spread, measure, write_figures
 
 from jaxseq.data.extracts import extractive_oracle, lead
 from jaxseq.data.summaries import Summarised, read_summaries
@@ -58,7 +57,10 @@ def measure_summaries(options: Options) -> None:
         }
         table[name]["CPU minutes"] = [result.cpu_minutes for result in results]
         table[name]["parameters"] = [float(result.parameters) for result in results]
-    (options.runs / "table.json").write_text(json.dumps(table, indent=2) + "\n")
+    first = options.runs / f"transformer-{options.seeds[0]}"
+    for number, name in enumerate(name for name in table if name not in MODELS):
+        scores = {metric: table[name][metric][0] / 100 for metric in METRICS}
+        write_figures(first, f"extract-{number}", name, scores)
 
     print(f"{len(texts)} texts, seeds {options.seeds}")
     print(f"{'':28}" + "".join(f"{metric:>16}" for metric in METRICS))

@@ -6,8 +6,8 @@ RUN_DIR is a run of `experiments/recognise_speech.py` on the official split, who
 not hear the test's recordings. What these say is synthesised, in the voices that say it, and the
 recogniser writes down: the recordings; what Griffin-Lim makes of their own log-mel frames (copy
 synthesis, the best that a synthesiser of such frames can do); and what each model makes of the
-texts. Digit error: edits per digit. The figures go to readback.json in the run directory of each
-model. A run directory that already holds a run is not trained again.
+texts. Digit error: edits per digit. The figures go to figures-readback.json in the run directory of
+each model. A run directory that already holds a run is not trained again.
 """
 
 import dataclasses
@@ -20,9 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from measure import Result, measure
+from measure import measure, write_figures
 
-from jaxseq.config import write_json
 from jaxseq.data.speech import clip_to_line
 from jaxseq.ops.spectral import log_mel, mel_cepstra
 from jaxseq.tasks.lines import GROUP, grouped
@@ -33,8 +32,6 @@ from jaxseq.tasks.word_errors import count_errors
 from jaxseq.training.bootstrap import bootstrap_intervals
 from jaxseq.training.run_directory import TrainedRun, read_run
 from jaxseq.typing import Float
-
-READBACK_FILE = "readback.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +84,8 @@ def measure_synthesis(options: Options) -> None:
             "synthesised": [utterance.samples for _, utterance in said],
         }
         errors = {how: read_back(recogniser, clips, sounds) for how, sounds in heard.items()}
-        write_json(run_dir / READBACK_FILE, summary(options, result, errors, distortion))
+        title = f"digits that a recogniser ({options.recogniser.name}) hears as others"
+        write_figures(run_dir, "readback", title, summary(errors, distortion))
         if not number:
             print_row("the recordings", errors["recordings"])
             print_row("copy synthesis", errors["copy synthesis"], f"{distortion:.2f}")
@@ -172,18 +170,16 @@ def read_back(
     )
 
 
-def summary(
-    options: Options, result: Result, errors: dict[str, Heard], distortion: float
-) -> dict[str, object]:
-    """What readback.json says of a run."""
+def summary(errors: dict[str, Heard], distortion: float) -> dict[str, float]:
+    """What figures-readback.json says of a run."""
+    said = errors["synthesised"]
     return {
-        "split": "test",
-        "recogniser": str(options.recogniser.resolve()),
-        "readback": {how: dataclasses.asdict(heard) for how, heard in errors.items()},
-        "copy_synthesis_distortion": distortion,
-        "metrics": result.metrics,
-        "cpu_minutes": result.cpu_minutes,
-        "parameters": result.parameters,
+        **{f"share of {how}": heard.digit_error for how, heard in errors.items()},
+        "95 % from": said.interval[0],
+        "to": said.interval[1],
+        **{f"of {speaker}'s voice": rate for speaker, rate in said.by_speaker.items()},
+        "digits": said.digits,
+        "distortion of copy synthesis, dB": distortion,
     }
 
 
