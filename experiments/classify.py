@@ -11,9 +11,11 @@ Data:      catalog:rt-polarity, 10,662 sentences of film reviews (Pang and Lee 2
            are held out by a hash, so that no name is in two splits; --data.train FILE and so on
            name other files, or hf://stanfordnlp/sst2. Without the catalog's files: made-up ones
 Hardware:  a laptop CPU
-Time:      to be measured (scripts/measure_classification.py)
-Expect:    to be measured, beside a logistic regression, which has 76.5 % of the test sentences
-           right by their words, and 77.3 % of the names by their letters (macro F1 49.7 %)
+Time:      1 processor minute; names 1.5
+Expect:    77.6 +- 0.9 % of the test sentences right (3 seeds; the LSTM 76.3 +- 0.6, a logistic
+           regression on bags of words 76.5); of the names 70.8 % (macro F1 30.0 %), the LSTM 75.4
+           (45.4), a regression on bags of 1 to 4 letters 77.3 (49.7):
+           scripts/measure_classification.py
 """
 
 import dataclasses
