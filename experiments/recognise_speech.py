@@ -31,13 +31,19 @@ from jaxseq.training.optimizers import Optimizer
 
 experiment = Experiment(
     task=Recognise(),
-    # Few speakers: what tells them apart must not be learnt. Bands of the spectrum are hidden, and
-    # voices made larger and smaller.
+    # Few speakers: what tells them apart must not be learnt. Bands of the spectrum are hidden,
+    # voices made larger, smaller and faster, and made-up ones put beside them.
     model=SpeechRecognizerConfig(
         width=128, num_layers=2, dropout=0.1, spec_augment=SpecAugment(mel_masks=1)
     ),
     data=(
-        DigitStrings(path=Path("catalog:spoken-digits/all"), speed=0.2, growth=150)
+        DigitStrings(
+            path=Path("catalog:spoken-digits/all"),
+            made_up_voices=24,
+            speed=0.2,
+            tempo=0.2,
+            growth=150,
+        )
         if is_here("spoken-digits")
         else MadeUpDigits(growth=150)
     ),
