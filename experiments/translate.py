@@ -53,7 +53,7 @@ experiment = Experiment(
     optimizer=Optimizer(
         learning_rate=1.5e-3, warmup_steps=300, schedule="linear", final_fraction=0.0
     ),
-    num_steps=4000,
+    num_steps=6500,
     evaluate_every=1000,
     evaluation_batches=4,
     checkpoint_every=500,
@@ -65,7 +65,11 @@ attention = dataclasses.replace(
     optimizer=dataclasses.replace(experiment.optimizer, learning_rate=2e-3),
 )
 
-plain = dataclasses.replace(attention, model=dataclasses.replace(attention.model, attention="none"))
+plain = dataclasses.replace(
+    attention,
+    model=dataclasses.replace(attention.model, attention="none"),
+    num_steps=7500,
+)
 
 if __name__ == "__main__":
     sys.exit(main(["train", __file__, *sys.argv[1:]]))
