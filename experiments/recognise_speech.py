@@ -48,8 +48,8 @@ experiment = Experiment(
         else MadeUpDigits(growth=150)
     ),
     optimizer=Optimizer(learning_rate=4e-3, warmup_steps=30, final_fraction=0.0),
-    num_steps=1500,
-    evaluate_every=500,
+    num_steps=3000,
+    evaluate_every=1000,
     evaluation_batches=4,
     checkpoint_every=500,
 )
