@@ -25,8 +25,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# XLA rewrites programs as ever, and LLVM then takes less time over each than running it does. CI
-# has it take its time (0) over the ops once more.
+# XLA rewrites programs as ever, and LLVM then takes less time over each than running it does. Over
+# the ops CI has it take its time on one Python: see tests/ops/conftest.py.
 quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 jax.config.update("jax_disable_most_optimizations", quick == "1")
 
