@@ -40,6 +40,7 @@ experiment = Experiment(
         DigitStrings(
             path=Path("catalog:spoken-digits/all"),
             made_up_voices=24,
+            rooms=True,
             speed=0.2,
             tempo=0.2,
             growth=150,

@@ -179,6 +179,22 @@ def test_made_up_voices_say_half_of_the_training_strings_and_no_other(folder):
     assert 0.4 < share < 0.6  # of 256
 
 
+def test_recordings_that_train_have_rooms_of_their_own(folder):
+    data = strings(folder, **QUIET, max_digits=1, rooms=True, batch_size=16)
+    corpus, test = load(data)
+    batch = data.train_batches(corpus, 0)[0]
+    longest = max(len(recording.samples) for recording in corpus.train.recordings)
+    assert longest < batch["lengths"].max() <= longest + 0.3 * RATE
+    # What stands before a recording is its room: neither silence nor speech.
+    for samples, length in zip(batch["samples"], batch["lengths"], strict=True):
+        power = np.square(samples[:length])
+        assert 0 < power[:20].mean() < power.mean() / 2
+    plain = dataclasses.replace(data, rooms=False)
+    _, same = load(plain)
+    held_out = [next(iter(data.evaluation_batches(split))) for split in (test, same)]
+    np.testing.assert_array_equal(held_out[0]["samples"], held_out[1]["samples"])
+
+
 def test_labels_may_be_characters(folder):
     data = strings(folder, unit="character")
     corpus = data.load()
