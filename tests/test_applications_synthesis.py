@@ -18,11 +18,10 @@ from jaxseq.training.run_directory import read_run
 SMALL = (
     *("--data.takes", 8, "--data.rounds", 1, "--data.batch-size", 40, "--data.max-digits", 1),
     *("--data.max-pause", 0.02, "--data.unit", "word", "--model.front-end.num-mels", 20),
-    *("--model.front-end.hop", 160),
     *("--model.width", 64, "--model.mlp-hidden", 64, "--model.dropout", 0.0),
     *("--model.encoder-layers", 1, "--model.decoder-layers", 1, "--task.griffin-lim-steps", 8),
-    *("--optimizer.learning-rate", 2e-2, "--optimizer.warmup-steps", 5, "--num-steps", 40),
-    *("--evaluate-every", 40, "--task.max-frames-per-token", 8),
+    *("--optimizer.learning-rate", 1e-2, "--optimizer.warmup-steps", 5, "--num-steps", 120),
+    *("--evaluate-every", 120, "--task.max-frames-per-token", 8),
 )
 
 

@@ -338,9 +338,9 @@ class DigitStringBatches:
 
 
 def _in_a_room(sound: Float[np.ndarray, " n"], rng: np.random.Generator) -> Float[np.ndarray, " m"]:
-    """The sound between up to 0.15 s on either side, all of it in noise of 10 to 45 dB less."""
-    around = rng.integers(0, round(0.15 * RATE), 2)
-    return in_noise(np.pad(sound, around), rng.uniform(10, 45), rng.uniform(*_COLOURS), rng)
+    """The sound between up to 0.25 s on either side, all of it in noise of 5 to 40 dB less."""
+    around = rng.integers(0, round(0.25 * RATE), 2)
+    return in_noise(np.pad(sound, around), rng.uniform(5, 40), rng.uniform(*_COLOURS), rng)
 
 
 def _seconds(length: int) -> int:
