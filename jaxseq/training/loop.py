@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from jaxseq.config import to_tree
 from jaxseq.data.batches import prefetch
@@ -171,7 +172,9 @@ def _new_state(program: Program) -> tuple[TrainState, str]:
     source = open_source(finetune)
     matched = source.match(program.experiment)
     params = source.copy_into(state.params, matched, program.layout)
-    average = None if state.average is None else split(params, program.frozen)[0]
+    average = state.average
+    if average is not None:  # copies: a step uses up both, and they must not be one buffer
+        average = jax.tree.map(jnp.copy, split(params, program.frozen)[0])
     state = state.replace(params=params, average=average)
     return state, f" from {source.run_dir}, step {source.step} ({matched.describe()})"
 
