@@ -80,6 +80,18 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
     return f"{mean} +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
+def score_row(name: str, results: Sequence[Result], metrics: Sequence[str], bounded: str) -> str:
+    """A table's row: metrics in %, the 95 % interval of `bounded` of each seed, CPU minutes."""
+    scores = [
+        mean_and_spread([100 * result.metrics[metric] for result in results], 2)
+        for metric in metrics
+    ]
+    bounds = [result.metrics["intervals"][bounded] for result in results]
+    each = ", ".join(f"{100 * low:.1f} to {100 * high:.1f}" for low, high in bounds)
+    minutes = mean_and_spread([result.cpu_minutes for result in results], 1)
+    return f"| {name} | {' | '.join(scores)} | {each} | {minutes} |"
+
+
 def data_file(name: str) -> Path:
     """A file of the real data; ends the program where JAXSEQ_DATA does not say where that is."""
     folder = os.environ.get("JAXSEQ_DATA")

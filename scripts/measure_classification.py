@@ -10,13 +10,12 @@ Needs scikit-learn.
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from bag_of_words import linear_scores
-from measure import Result, mean_and_spread, measure, write_figures
+from measure import Result, measure, score_row, write_figures
 
 from jaxseq.data.labelled import LabelledText
 from jaxseq.data.rows import BadRows
@@ -61,21 +60,10 @@ def measure_classification(options: Options) -> None:
                 )
                 for seed in options.seeds
             ]
-            print(_row(variant, rows[variant]), flush=True)
+            print(score_row(variant, rows[variant], METRICS, "accuracy"), flush=True)
         linear = _linear(first, letters=name == "names")
         scores = " | ".join(f"{100 * linear[metric]:.2f}" for metric in METRICS)
         print(f"| logistic regression | {scores} | | |", flush=True)
-
-
-def _row(variant: str, results: Sequence[Result]) -> str:
-    scores = [
-        mean_and_spread([100 * result.metrics[metric] for result in results], 2)
-        for metric in METRICS
-    ]
-    bounds = [result.metrics["intervals"]["accuracy"] for result in results]
-    each = ", ".join(f"{100 * low:.1f} to {100 * high:.1f}" for low, high in bounds)
-    minutes = mean_and_spread([result.cpu_minutes for result in results], 1)
-    return f"| {variant} | {' | '.join(scores)} | {each} | {minutes} |"
 
 
 def _linear(run_dir: Path, letters: bool) -> dict[str, float]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from measure import Result, data_file, jaxseq, mean_and_spread, measure, write_figures
+from measure import data_file, jaxseq, measure, score_row, write_figures
 from measure_pretraining import documents
 from sliding_window import sliding_window
 
@@ -82,20 +82,9 @@ def measure_qa(options: Options) -> None:
             )
             for seed in options.seeds
         ]
-        print(_row(name, results), flush=True)
+        print(score_row(name, results, METRICS, "f1"), flush=True)
     title = "sliding window (Richardson et al. 2013) on the same questions"
     write_figures(options.runs / f"scratch-{options.seeds[0]}", "window", title, window)
-
-
-def _row(name: str, results: Sequence[Result]) -> str:
-    scores = [
-        mean_and_spread([100 * result.metrics[metric] for result in results], 2)
-        for metric in METRICS
-    ]
-    bounds = [result.metrics["intervals"]["f1"] for result in results]
-    each = ", ".join(f"{100 * low:.1f} to {100 * high:.1f}" for low, high in bounds)
-    minutes = mean_and_spread([result.cpu_minutes for result in results], 1)
-    return f"| {name} | {' | '.join(scores)} | {each} | {minutes} |"
 
 
 def questions(part: str) -> list[Question]:
