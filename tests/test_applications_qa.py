@@ -4,12 +4,13 @@ import json
 import sys
 
 import pytest
+from applications import train_offline
 from tiny import REPOSITORY, call
 
 from jaxseq.training.run_directory import read_run
 
 SMALL = (
-    *("--no-show", "--num-steps", 150, "--evaluate-every", 150, "--evaluation-batches", 1),
+    *("--num-steps", 150, "--evaluate-every", 150, "--evaluation-batches", 1),
     *("--model.width", 64, "--model.embedding-width", 32, "--model.dropout", 0.0),
     *("--data.vocab-size", 600, "--data.num-train", 600, "--data.num-held-out", 30),
     *("--optimizer.learning-rate", 1e-2, "--optimizer.warmup-steps", 20),
@@ -17,10 +18,7 @@ SMALL = (
 
 
 def test_questions_about_unknown_towns_are_answered(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("JAXSEQ_DATA", raising=False)
-    file, run_dir = f"{REPOSITORY / 'experiments' / 'qa.py'}:recurrent", tmp_path / "run"
-    status, _, err = call(capsys, "train", file, "--run-dir", run_dir, *SMALL)
-    assert status == 0, err
+    _, run_dir = train_offline("qa.py:recurrent", SMALL, tmp_path, capsys, monkeypatch)
     status, out, err = call(capsys, "evaluate", run_dir, "--split", "test", "--json")
     assert status == 0, err
     found = json.loads(out)

@@ -1,12 +1,12 @@
 """Recognising speech from end to end: the experiment's offline default, small."""
 
-import json
 import math
 from functools import partial
 
 import jax
 import pytest
-from tiny import REPOSITORY, call
+from applications import train_offline
+from tiny import REPOSITORY
 
 from jaxseq.cli_options import load_module
 from jaxseq.data.made_up_speech import MadeUpDigits
@@ -35,15 +35,7 @@ def test_every_model_of_the_file_fits_the_data(name, monkeypatch):
 
 
 def test_learns_to_hear_digits(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("JAXSEQ_DATA", raising=False)
-    run_dir = tmp_path / "run"
-    status, _, err = call(capsys, "train", FILE, "--run-dir", run_dir, "--no-show", *SMALL)
-    assert status == 0, err
-    (row,) = (
-        found
-        for found in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-        if found["split"] == "validation"
-    )
+    row, run_dir = train_offline(FILE.name, SMALL, tmp_path, capsys, monkeypatch)
     # One of ten digits at random is wrong nine times in ten, and nothing heard always.
     assert row["word_error_rate"] < 0.4
     run = read_run(run_dir)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import REPOSITORY, call
+from applications import train_offline
 
 from jaxseq.data.audio import read_audio
 from jaxseq.data.digit_batches import WORDS
@@ -26,10 +26,7 @@ SMALL = (
 
 
 def test_learns_to_say_digits(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("JAXSEQ_DATA", raising=False)
-    file, run_dir = REPOSITORY / "experiments" / "synthesise_speech.py", tmp_path / "run"
-    status, _, err = call(capsys, "train", file, "--run-dir", run_dir, "--no-show", *SMALL)
-    assert status == 0, err
+    _, run_dir = train_offline("synthesise_speech.py", SMALL, tmp_path, capsys, monkeypatch)
     run = read_run(run_dir)
     recordings = run.experiment.data.load(run.tokenizer).train.recordings
     known = {(sound.speaker, sound.digit): sound.samples for sound in recordings}
