@@ -4,33 +4,25 @@ import json
 import os
 
 import pytest
+from applications import train_offline
 from tiny import REPOSITORY, call
 
 from jaxseq.cli_options import load_module
 from jaxseq.training.run_directory import read_run
 
 FILE = REPOSITORY / "experiments" / "classify.py"
-QUICK = ("--no-show", "--evaluation-batches", 1, "--optimizer.warmup-steps", 20)
-
-
-def trained(capsys, folder, name, *options):
-    """The run of a variant."""
-    run_dir = folder / name
-    words = ("train", f"{FILE}:{name}", "--run-dir", run_dir, *QUICK, *options)
-    status, _, err = call(capsys, *words)
-    assert status == 0, err
-    return run_dir
+QUICK = ("--evaluation-batches", 1, "--optimizer.warmup-steps", 20)
 
 
 def test_a_review_is_read_and_not_only_its_words_counted(tmp_path, capsys, monkeypatch):
     """Good and bad words stand in good and bad reviews nearly alike."""
-    monkeypatch.delenv("JAXSEQ_DATA", raising=False)
-    run_dir = trained(
-        capsys, tmp_path, "recurrent", "--num-steps", 350, "--evaluate-every", 350,
+    options = (
+        *QUICK, "--num-steps", 350, "--evaluate-every", 350,
         "--model.width", 32, "--model.embedding-width", 16, "--model.dropout", 0.0,
         "--task.hidden-words", 0.0, "--data.vocab-size", 200, "--data.num-train", 1500,
         "--data.num-held-out", 100, "--optimizer.learning-rate", 0.02,
     )  # fmt: skip
+    _, run_dir = train_offline("classify.py:recurrent", options, tmp_path, capsys, monkeypatch)
     status, out, err = call(capsys, "evaluate", run_dir, "--split", "test", "--json")
     assert status == 0, err
     assert json.loads(out)["accuracy"] > 0.85
@@ -43,16 +35,15 @@ def test_a_review_is_read_and_not_only_its_words_counted(tmp_path, capsys, monke
 
 
 def test_names_have_their_language(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("JAXSEQ_DATA", raising=False)
-    run_dir = trained(
-        capsys, tmp_path, "names", "--num-steps", 80, "--evaluate-every", 80,
+    options = (
+        *QUICK, "--num-steps", 80, "--evaluate-every", 80,
         "--model.num-layers", 1, "--model.width", 32, "--model.num-heads", 2,
         "--model.dropout", 0.0, "--model.unroll-layers", 1, "--data.num-train", 600,
         "--data.num-held-out", 100, "--data.batch-size", 32, "--optimizer.learning-rate", 0.01,
     )  # fmt: skip
-    rows = [json.loads(row) for row in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["accuracy"] > 0.6  # one of six by chance
-    assert rows[-1]["f1_macro"] > 0.5
+    found, _ = train_offline("classify.py:names", options, tmp_path, capsys, monkeypatch)
+    assert found["accuracy"] > 0.6  # one of six by chance
+    assert found["f1_macro"] > 0.5
 
 
 @pytest.mark.skipif("JAXSEQ_DATA" not in os.environ, reason="JAXSEQ_DATA does not name the data")
