@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.parallel.mesh import Layout, MeshConfig, one_device
 
 if TYPE_CHECKING:
@@ -231,8 +232,7 @@ def _export(options: Export) -> int:
     from jaxseq.training.lora import merge
     from jaxseq.training.run_directory import read_run
 
-    if options.max_file_bytes < 1:
-        raise UserError(f"--max-file-bytes is {options.max_file_bytes}; it must be at least 1")
+    check_range("", options, "max_file_bytes", least=1)
     with _written_whole(options.hf_dir) as unfinished:
         run = read_run(options.run_dir, options.checkpoint)
         model = run.experiment.model

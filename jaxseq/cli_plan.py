@@ -10,6 +10,7 @@ import tyro
 
 from jaxseq.cli_options import experiment_options
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 T = TypeVar("T")
 
@@ -45,8 +46,7 @@ def plan(argv: list[str]) -> int:
         print(plan.__doc__, "\n`jaxseq plan EXPERIMENT.py --help` lists its options.")
         return 0
     options = experiment_options(Plan, Path(argv[0]), argv[1:], "plan", Plan)
-    if options.slices < 1 or options.compile_best < 1:
-        raise UserError("--slices and --compile-best must be at least 1")
+    check_range("", options, "slices", "compile_best", least=1)
 
     from jaxseq.planning.mends import mends
     from jaxseq.planning.plan import make_plan, prepare

@@ -13,6 +13,7 @@ from jaxseq.data.rows import BadRows, OnBadRow
 from jaxseq.data.subword_training import Kind, train_subwords
 from jaxseq.data.tokenizers import save_tokenizer
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,8 @@ def tokenizer(argv: list[str]) -> int:
     options = parse(TrainTokenizer, argv, prog="jaxseq tokenizer")
     if not options.data.path:
         raise UserError("name the text to train on with --data.path")
-    for option, value, least in (
-        ("vocab-size", options.vocab_size, 1),
-        ("alphabet", options.alphabet, 1),
-        ("sentinels", options.sentinels, 0),
-    ):
-        if value < least:
-            raise UserError(f"--{option} is {value}: it must be at least {least}")
+    check_range("", options, "vocab_size", "alphabet", least=1)
+    check_range("", options, "sentinels", least=0)
     chosen = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     out_dir, texts = chosen.pop("out_dir"), chosen.pop("data")
     trained = train_subwords(texts=texts, **chosen)

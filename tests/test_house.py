@@ -14,7 +14,7 @@ ROOMS = [
     "cli", "reporting", "planning", "training", "tasks", "decoding", "interop", "models", "nn",
     "data", "ops", "parallel",
 ]  # fmt: skip
-ANYWHERE = {"cache_folder", "config", "errors", "typing", "reference"}
+ANYWHERE = {"cache_folder", "config", "errors", "option_checks", "typing", "reference"}
 # Who may look at whom among the lower rooms.
 FORBIDDEN = {
     "nn": {"data"},

@@ -18,7 +18,7 @@ from jaxseq.data.packing import TokenStream, Windows
 from jaxseq.data.rows import BadRows, OnBadRow
 from jaxseq.data.text import Document, split_documents, standard_library
 from jaxseq.data.tokenizers import Tokenizer
-from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 _IN_MEMORY = 1 << 24
 """Bytes of text up to which tokens are made at every start, which then takes a second or two."""
@@ -172,14 +172,8 @@ class TextData:
         return f"{len(corpus.train):,} windows of {self.context} tokens"
 
     def _check(self) -> None:
-        for option, value in (("context", self.context), ("batch-size", self.batch_size)):
-            if value < 1:
-                raise UserError(f"--data.{option} is {value}: it must be at least 1")
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"--data.validation-fraction is {self.validation_fraction}: it must lie between "
-                "0 and 1, both excluded"
-            )
+        check_range("data", self, "context", "batch_size", least=1)
+        check_range("data", self, "validation_fraction", above=0, below=1)
 
     def _windows(self, documents: Sequence[np.ndarray] | TokenStream, name: str) -> Windows:
         return Windows(

@@ -14,6 +14,7 @@ from jaxseq.data.ragged import Example, Ragged, collate, ragged_evaluation_batch
 from jaxseq.data.speech import SpeechCoder, TranscriptUnit, clip_to_line, units
 from jaxseq.data.wave_augment import faded, in_noise, resample, stretch, through_channel
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Float
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -72,9 +73,9 @@ class DigitBatches:
     tempo: float = 0.0
     """At each speed a recording is said up to this share faster or slower, by the same voice."""
 
-    rooms: bool = False
-    """Whether each recording that trains has a background of its own, which begins before it and
-    ends behind it: the noise of an unknown speaker's recordings is then not taken for speech."""
+    rooms: float = 0.0
+    """Share of the recordings that train with a background of their own, which begins before them
+    and ends behind them: that of an unknown speaker's is then not taken for speech."""
 
     channel: float = 6.0
     """Training strings come through channels that weaken and strengthen frequencies by this many
@@ -85,15 +86,11 @@ class DigitBatches:
 
     def check(self) -> None:
         """Raises UserError naming the option that is out of range."""
-        for option, value in (
-            ("batch-size", self.batch_size),
-            ("min-digits", self.min_digits),
-            ("rounds", self.rounds),
-        ):
-            if value < 1:
-                raise UserError(f"--data.{option} is {value}: it must be at least 1")
-        if self.growth < 0:
-            raise UserError(f"--data.growth is {self.growth}: it must be 0 or more")
+        check_range("data", self, "batch_size", "min_digits", "rounds", least=1)
+        check_range("data", self, "growth", least=0)
+        check_range("data", self, "speed", "tempo", least=0, below=1)
+        check_range("data", self, "rooms", least=0, most=1)
+        check_range("data", self, "max_pause", "channel", least=0, most=60)
         if self.max_digits < self.min_digits:
             raise UserError(
                 f"--data.max-digits is {self.max_digits}: it must be at least --data.min-digits, "
@@ -104,12 +101,6 @@ class DigitBatches:
                 f"--data.max-snr is {self.max_snr}: it must be at least --data.min-snr, "
                 f"{self.min_snr}"
             )
-        for option, value in (("speed", self.speed), ("tempo", self.tempo)):
-            if not 0 <= value < 1:
-                raise UserError(f"--data.{option} is {value}: it must be from 0 to below 1")
-        for option, value in (("max-pause", self.max_pause), ("channel", self.channel)):
-            if not 0 <= value <= 60:
-                raise UserError(f"--data.{option} is {value}: it must be from 0 to 60")
 
     def corpus(
         self,
@@ -231,8 +222,9 @@ class DigitSplit:
                 sound = resample(sound, max(round(len(sound) / speed), 1))
             if tempo != 1:
                 sound = stretch(sound, max(round(len(sound) / tempo), 1), RATE)
-            if options.rooms:
-                sound = _in_a_room(sound, np.random.default_rng((number, version, 1)))
+            room = np.random.default_rng((number, version, 1))
+            if room.random() < options.rooms:
+                sound = _in_a_room(sound, room)
         return faded(sound, _FADE)
 
     def render(self, plan: Plan, channel: float) -> Example:

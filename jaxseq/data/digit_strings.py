@@ -16,6 +16,7 @@ from jaxseq.data.files import absolute
 from jaxseq.data.made_up_speech import made_up_voices
 from jaxseq.data.speech import SpeechCoder, at_level
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 _NAME = re.compile(r"([0-9])_([^_]+)_([0-9]+)\.wav")
 
@@ -50,8 +51,7 @@ class DigitStrings(DigitBatches):
         read (named), speakers who say nothing and an empty split.
         """
         self.check()
-        if self.made_up_voices < 0:
-            raise UserError(f"--data.made-up-voices is {self.made_up_voices}: it must be 0 or more")
+        check_range("data", self, "made_up_voices", least=0)
         path = absolute(self.path)
         sounds = read_sounds(path)
         found = [

@@ -21,6 +21,7 @@ from jaxseq.data.subwords import Role, SubwordTokenizer
 from jaxseq.data.text import Document
 from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Int
 
 Tokens = Int[np.ndarray, " _"]
@@ -146,8 +147,7 @@ class LabelledBatches:
         Raises UserError for a batch without room, an input without, an unknown label, a text
         without a token, and training with one label.
         """
-        if self.batch_size < 1:
-            raise UserError(f"--data.batch-size is {self.batch_size}: it must be at least 1")
+        check_range("data", self, "batch_size", least=1)
         if not isinstance(coder, ClassCoder):
             coder = ClassCoder(
                 tokenizer=self._tokenizer(rows["train"]) if coder is None else coder,
@@ -281,10 +281,7 @@ class LabelledText(LabelledBatches):
             raise UserError(
                 f"--data.label is {self.label}, which is none of --data.columns {columns}"
             )
-        if not 0 < self.held_out < 0.5:
-            raise UserError(
-                f"--data.held-out is {self.held_out}: it must lie between 0 and 1/2, both excluded"
-            )
+        check_range("data", self, "held_out", above=0, below=0.5)
 
     def _read(self, path: Path, bad_rows: BadRows) -> Iterator[Labelled]:
         for place, fields in read_rows(path, self.columns, bad_rows):

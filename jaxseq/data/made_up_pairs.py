@@ -9,7 +9,7 @@ from jaxseq.data.pair_tokenizers import PairCoder, PairTokenizer, Unit
 from jaxseq.data.pairs import Pair, PairBatches, pair_corpus
 from jaxseq.data.ragged import Ragged
 from jaxseq.data.text import Document
-from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 MOST = 100_000
 """Pairs of a split."""
@@ -41,9 +41,7 @@ class MadeUpPairs(PairBatches):
     def count(self) -> int:
         """Pairs of all splits; UserError for a count out of range."""
         self.check()
-        for option, value in (("num-train", self.num_train), ("num-held-out", self.num_held_out)):
-            if not 1 <= value <= MOST:
-                raise UserError(f"--data.{option} is {value}: it must be from 1 to {MOST}")
+        check_range("data", self, "num_train", "num_held_out", least=1, most=MOST)
         return self.num_train + 2 * self.num_held_out
 
     def corpus(

@@ -9,7 +9,7 @@ from jaxseq.data.corpus import Corpus
 from jaxseq.data.squad import QuestionBatches, QuestionCoder
 from jaxseq.data.squad_files import Answer, Question
 from jaxseq.data.text import Document
-from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 FACTS = (
     ("{town} was founded by {founder} in {year}.", "Who founded {town}?", "founder"),
@@ -94,15 +94,8 @@ class MadeUpQuestions(QuestionBatches):
     def load(self, coder: Any = None) -> Corpus[QuestionCoder, Any]:
         """Make up the passages; UserError for a bad field."""
         self.check()
-        for name in ("num_train", "num_held_out", "questions"):
-            if not 1 <= getattr(self, name) <= MOST:
-                option = f"--data.{name.replace('_', '-')}"
-                raise UserError(f"{option} is {getattr(self, name)}: it must be from 1 to {MOST}")
-        if not 0 <= self.unanswerable < 1:
-            raise UserError(
-                f"--data.unanswerable is {self.unanswerable}: it must be in [0, 1), or there is "
-                "nothing to learn"
-            )
+        check_range("data", self, "num_train", "num_held_out", "questions", least=1, most=MOST)
+        check_range("data", self, "unanswerable", least=0, below=1)
         draw = random.Random(self.seed)
         sizes: Mapping[str, int] = {
             "validation": self.num_held_out,

@@ -10,7 +10,7 @@ from jaxseq.data.labelled import ClassCoder, Labelled, LabelledBatches
 from jaxseq.data.ragged import Ragged
 from jaxseq.data.rows import BadRows
 from jaxseq.data.tokenizers import Tokenizer
-from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 PARTS = ("film", "plot", "cast", "music", "ending", "story", "camera", "dialogue")
 GOOD = ("good", "moving", "clever", "funny", "warm", "fresh", "bright", "gripping")
@@ -79,9 +79,7 @@ class MadeUpLabelled(LabelledBatches):
         """The corpus of texts and labels that `write` draws; UserError for a bad count."""
         sizes = {"validation": self.num_held_out, "test": self.num_held_out}
         sizes |= {"train": self.num_train}
-        for option, value in (("num-train", self.num_train), ("num-held-out", self.num_held_out)):
-            if not 1 <= value <= MOST:
-                raise UserError(f"--data.{option} is {value}: it must be from 1 to {MOST}")
+        check_range("data", self, "num_train", "num_held_out", least=1, most=MOST)
         draw = random.Random(self.seed)
         seen = set[str]()
         rows: dict[str, list[Labelled]] = {name: [] for name in sizes}

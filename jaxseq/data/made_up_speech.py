@@ -11,7 +11,7 @@ from jaxseq.data.digit_batches import RATE, DigitBatches, DigitSplit
 from jaxseq.data.digit_recordings import Recording, by_split
 from jaxseq.data.formants import PHONES, Voice, synthesise, varied
 from jaxseq.data.speech import SpeechCoder, at_level
-from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 PRONUNCIATIONS = (
     "Z II R O", "W AH N", "- T U", "TH R II", "F AO R", "F A I V", "S I - K S", "S EH V AH N",
@@ -44,8 +44,7 @@ class MadeUpDigits(DigitBatches):
     def load(self, tokenizer: SpeechCoder | None = None) -> Corpus[SpeechCoder, DigitSplit]:
         """Make up the recordings; UserError for a bad field."""
         self.check()
-        if not 8 <= self.takes <= 1000:
-            raise UserError(f"--data.takes is {self.takes}: it must be from 8 to 1000")
+        check_range("data", self, "takes", least=8, most=1000)
         splits = by_split(
             iter(made_up_recordings(self.takes)), self.held_out_speaker, "the made-up data"
         )

@@ -7,7 +7,7 @@ from jaxseq.data.corpus import Corpus
 from jaxseq.data.ragged import Ragged
 from jaxseq.data.summaries import Summarised, SummaryBatches, summary_corpus
 from jaxseq.data.summary_coders import SummaryCoder
-from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 FIELDS = ("speech", "music", "maps", "rivers", "trees", "stars", "games", "letters")
 PROBLEMS = ("noise", "cost", "memory", "errors", "time", "waste")
@@ -60,9 +60,7 @@ class MadeUpSummaries(SummaryBatches):
     def load(self, coder: SummaryCoder | None = None) -> Corpus[SummaryCoder, Ragged]:
         """Make up the reports; UserError for a bad count."""
         self.check()
-        for option, value in (("num-train", self.num_train), ("num-held-out", self.num_held_out)):
-            if not 1 <= value <= 100_000:
-                raise UserError(f"--data.{option} is {value}: it must be from 1 to 100000")
+        check_range("data", self, "num_train", "num_held_out", least=1, most=100_000)
         draw = random.Random(self.seed)
         sizes = {"validation": self.num_held_out, "test": self.num_held_out}
         sizes |= {"train": self.num_train}

@@ -28,6 +28,7 @@ from jaxseq.data.sentences import (
 )
 from jaxseq.data.subwords import SubwordTokenizer
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Int
 
 VALIDATION_SEED = 2018
@@ -209,20 +210,9 @@ class MaskedText:
         return f"{len(rows):,} {kind} of at most {self.context} tokens"
 
     def _check(self) -> None:
-        for option, value, least in (
-            ("context", self.context, 8),
-            ("batch-size", self.batch_size, 1),
-        ):
-            if value < least:
-                raise UserError(f"--data.{option} is {value}: it must be at least {least}")
-        for option, value in (
-            ("mask-fraction", self.mask_fraction),
-            ("validation-fraction", self.validation_fraction),
-        ):
-            if not 0 < value < 1:
-                raise UserError(
-                    f"--data.{option} is {value}: it must lie between 0 and 1, both excluded"
-                )
+        check_range("data", self, "context", least=8)
+        check_range("data", self, "batch_size", least=1)
+        check_range("data", self, "mask_fraction", "validation_fraction", above=0, below=1)
         if self.packing and self.next_sentence:
             raise UserError(
                 "--data.packing and --data.next-sentence do not go together: whether the second "

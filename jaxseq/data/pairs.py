@@ -18,6 +18,7 @@ from jaxseq.data.subword_training import train_subwords
 from jaxseq.data.subwords import SubwordTokenizer, load_subwords
 from jaxseq.data.text import Document
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 Pair = tuple[str, str]
 
@@ -97,8 +98,7 @@ class PairBatches:
 
     def check(self) -> None:
         """Raises UserError for a batch without room."""
-        if self.batch_size < 1:
-            raise UserError(f"--data.batch-size is {self.batch_size}: it must be at least 1")
+        check_range("data", self, "batch_size", least=1)
 
 
 def _field(fields: Mapping[str, Any], column: str, place: str) -> str:

@@ -23,6 +23,7 @@ from jaxseq.data.speech_manifests import Utterance, read_manifest
 from jaxseq.data.text import held_out
 from jaxseq.data.token_cache import TokenWriter, cached_tokens
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 _log = logging.getLogger(__name__)
 
@@ -116,14 +117,9 @@ class SpeechFiles:
         return f"{len(corpus.train):,} utterances"
 
     def _check(self) -> None:
-        for option, value in (("batch-size", self.batch_size), ("rate", self.rate)):
-            if value < 1:
-                raise UserError(f"--data.{option} is {value}: it must be at least 1")
-        if self.validation is None and not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"--data.validation-fraction is {self.validation_fraction}: it must lie between "
-                "0 and 1, both excluded"
-            )
+        check_range("data", self, "batch_size", "rate", least=1)
+        if self.validation is None:
+            check_range("data", self, "validation_fraction", above=0, below=1)
         if self.alphabet and self.unit == "word":
             raise UserError("--data.alphabet is of characters; leave it out, or --data.unit word")
 

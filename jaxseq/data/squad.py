@@ -23,6 +23,7 @@ from jaxseq.data.subword_training import train_subwords
 from jaxseq.data.subwords import SubwordTokenizer
 from jaxseq.data.text import Document, read_documents
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Int
 
 SHOWN = 6
@@ -260,12 +261,7 @@ class QuestionBatches:
 
     def check(self) -> None:
         """Raises UserError for a count out of range."""
-        for option in ("max_question", "stride", "batch_size"):
-            if getattr(self, option) < 1:
-                raise UserError(
-                    f"--data.{option.replace('_', '-')} is {getattr(self, option)}: it must be at "
-                    "least 1"
-                )
+        check_range("data", self, "max_question", "stride", "batch_size", least=1)
         room = self.max_length - self.max_question - 3
         if self.stride > room:
             raise UserError(

@@ -24,6 +24,7 @@ from jaxseq.data.summary_coders import (
 )
 from jaxseq.data.text import Document
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 
 class Summarised(NamedTuple):
@@ -174,10 +175,8 @@ class SummaryBatches:
 
     def check(self) -> None:
         """Raises UserError for a count out of range."""
-        for name in ("vocab_size", "max_source", "max_target", "batch_size"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise UserError(f"--data.{option} is {getattr(self, name)}: it must be at least 1")
+        counts = ("vocab_size", "max_source", "max_target", "batch_size")
+        check_range("data", self, *counts, least=1)
 
     def coder(self, train: Sequence[Summarised]) -> SummaryCoder:
         """The coder made from what is trained on; UserError for too small a vocabulary."""

@@ -16,6 +16,7 @@ from jaxseq.data.split_files import SplitFiles, two_fields
 from jaxseq.data.text import Document
 from jaxseq.data.vocabulary import UNKNOWN, Vocabulary
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 
 LONGEST_WORD = 24
 """Characters of a word that a model reads: of a longer one, as many from either end."""
@@ -155,9 +156,7 @@ class TaggedData(SplitFiles):
         Raises UserError for a bad field, a path that cannot be read, a malformed line (with file
         and line) and a tag that training does not have (likewise).
         """
-        for option, value in (("batch-size", self.batch_size), ("min-count", self.min_count)):
-            if value < 1:
-                raise UserError(f"--data.{option} is {value}: it must be at least 1")
+        check_range("data", self, "batch_size", "min_count", least=1)
         documents = self.documents()
         sentences = {name: read_tagged(document) for name, document in documents.items()}
         if tokenizer is None:

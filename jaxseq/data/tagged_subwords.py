@@ -18,6 +18,7 @@ from jaxseq.data.tagged import check_tags, read_tagged
 from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.data.vocabulary import Vocabulary
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Int
 
 
@@ -138,8 +139,7 @@ class TaggedSubwords(SplitFiles):
         Raises UserError for a bad field, a path that cannot be read, a malformed line (with file
         and line) and a tag that training does not have (likewise).
         """
-        if self.batch_size < 1:
-            raise UserError(f"--data.batch-size is {self.batch_size}: it must be at least 1")
+        check_range("data", self, "batch_size", least=1)
         documents = self.documents()
         sentences = {name: read_tagged(document) for name, document in documents.items()}
         if not isinstance(coder, SubwordTagCoder):

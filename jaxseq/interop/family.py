@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxseq.errors import UserError
 from jaxseq.interop.weights import Weight
+from jaxseq.option_checks import option
 
 CONFIG_FILE = "config.json"
 
@@ -127,6 +128,6 @@ def first_difference(config: Any, **understood: Any) -> str:
     """Why a config cannot be exported: the first field that is not as the family has it."""
     for name, value in understood.items():
         if getattr(config, name) != value:
-            option = f"--model.{name.replace('_', '-')}"
-            return f"{option} is {getattr(config, name)!r} and would have to be {value!r}"
+            has = f"{option('model', name)} is {getattr(config, name)!r}"
+            return f"{has} and would have to be {value!r}"
     return ""

@@ -9,7 +9,7 @@ from flax.struct import PyTreeNode
 from jax import lax
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import check_counts, check_shares, check_vocabulary
+from jaxseq.models.checks import check_vocabulary
 from jaxseq.models.spoken import Spoken, check_front_end
 from jaxseq.nn.alignment import Alignment, Memory
 from jaxseq.nn.convolution_stack import ConvolutionStack
@@ -19,6 +19,7 @@ from jaxseq.nn.recurrent import LSTM, RecurrentStack
 from jaxseq.ops.activations import gelu
 from jaxseq.ops.padding import valid_steps_of, zero_padding
 from jaxseq.ops.spectral import FrontEnd
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Float, Int, PyTree
 
 
@@ -74,18 +75,20 @@ class AttentionTTSConfig:
             num_speakers=self.num_speakers or num_speakers,
         )
         check_front_end(resolved.front_end)
-        check_counts(
+        check_range(
+            "model",
             resolved,
             *("width", "encoder_convolutions", "decoder_layers", "frames_per_step"),
             *("prenet_width", "attention_width", "location_width", "location_channels"),
             *("postnet_layers", "kernel"),
+            least=1,
         )
         if resolved.width % 2:
             raise UserError(
                 f"--model.width {resolved.width} is odd and cannot be halved between the two "
                 "directions of the encoder; make it even"
             )
-        check_shares(resolved, "prenet_dropout", "dropout")
+        check_range("model", resolved, "prenet_dropout", "dropout", least=0, below=1)
         check_vocabulary(resolved, vocab_size, of="the data")
         check_vocabulary(resolved, num_speakers, "num_speakers", "the data")
         return resolved

@@ -6,14 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseq.models.checks import (
-    check_context,
-    check_counts,
-    check_heads,
-    check_positive,
-    check_shares,
-    check_vocabulary,
-)
+from jaxseq.models.checks import check_context, check_heads, check_vocabulary
 from jaxseq.nn.attention import AttentionConfig
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
@@ -22,6 +15,7 @@ from jaxseq.nn.normalization import LayerNorm
 from jaxseq.nn.parameters import parameter
 from jaxseq.nn.transformer import BlockConfig, Remat, StackInputs, stack
 from jaxseq.ops.attention import Backend
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Float, Int
 
 Head = Literal["pretraining", "classification", "tagging", "spans"]
@@ -77,13 +71,15 @@ class BertConfig:
             num_labels=self.num_labels or num_labels,
             mlp_hidden=self.mlp_hidden or 4 * self.width,
         )
-        check_counts(
+        check_range(
+            "model",
             resolved,
             *("num_layers", "width", "num_heads", "mlp_hidden", "num_types", "unroll_layers"),
+            least=1,
         )
         check_heads(resolved)
-        check_positive(resolved, "norm_epsilon")
-        check_shares(resolved, "dropout")
+        check_range("model", resolved, "norm_epsilon", above=0)
+        check_range("model", resolved, "dropout", least=0, below=1)
         check_vocabulary(resolved, vocab_size)
         check_context(resolved, context, "the data's longest input of {} tokens")
         return resolved

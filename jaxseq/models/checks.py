@@ -3,35 +3,7 @@
 from typing import Any
 
 from jaxseq.errors import UserError
-
-
-def option(name: str) -> str:
-    """A field of a model's config as the command line spells it."""
-    return f"--model.{name.replace('_', '-')}"
-
-
-def check_counts(config: Any, *names: str) -> None:
-    """Raises UserError for a field below 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UserError(f"{option(name)} is {getattr(config, name)}; it must be at least 1")
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Raises UserError for a field that is not above 0; a dot leads into a nested config."""
-    for name in names:
-        value = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        if not value > 0:
-            raise UserError(f"{option(name)} is {value}; it must be positive")
-
-
-def check_shares(config: Any, *names: str) -> None:
-    """Raises UserError for a share, of what is dropped say, outside [0, 1)."""
-    for name in names:
-        if not 0.0 <= getattr(config, name) < 1.0:
-            raise UserError(f"{option(name)} is {getattr(config, name)}; it must be in [0, 1)")
+from jaxseq.option_checks import option
 
 
 def check_heads(config: Any) -> None:
@@ -52,8 +24,8 @@ def check_vocabulary(
     """Raises UserError for a vocabulary smaller than the `vocab_size` of what it is `of`."""
     if getattr(config, name) < vocab_size:
         raise UserError(
-            f"{option(name)} {getattr(config, name)} is smaller than {of}'s {vocab_size}; leave "
-            f"it at 0 to follow {of}"
+            f"{option('model', name)} {getattr(config, name)} is smaller than {of}'s "
+            f"{vocab_size}; leave it at 0 to follow {of}"
         )
 
 

@@ -9,7 +9,7 @@ from flax.struct import PyTreeNode
 from jax import lax
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import check_counts, check_heads, check_shares, check_vocabulary
+from jaxseq.models.checks import check_heads, check_vocabulary
 from jaxseq.models.spoken import Spoken, check_front_end
 from jaxseq.nn.attention import AttentionConfig
 from jaxseq.nn.embedding import Embedding
@@ -28,6 +28,7 @@ from jaxseq.ops.monotonic_alignment import diagonal_prior, monotonic_alignment_s
 from jaxseq.ops.padding import valid_steps_of, zero_padding
 from jaxseq.ops.positions import Rotary, sinusoidal
 from jaxseq.ops.spectral import FrontEnd
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Float, Int
 
 PLACE_WIDTH = 32
@@ -78,10 +79,12 @@ class DurationTTSConfig:
             mlp_hidden=self.mlp_hidden or 4 * self.width,
         )
         check_front_end(resolved.front_end)
-        check_counts(
+        check_range(
+            "model",
             resolved,
             *("encoder_layers", "decoder_layers", "width", "num_heads", "mlp_hidden"),
             *("aligner_width", "aligner_kernel", "predictor_kernel"),
+            least=1,
         )
         check_heads(resolved)
         if resolved.width // resolved.num_heads % 2:
@@ -89,7 +92,7 @@ class DurationTTSConfig:
                 f"--model.width {self.width} over --model.num-heads {self.num_heads} is an odd "
                 "size of a head, which rotary positions cannot turn; make it even"
             )
-        check_shares(resolved, "dropout")
+        check_range("model", resolved, "dropout", least=0, below=1)
         check_vocabulary(resolved, vocab_size, of="the data")
         check_vocabulary(resolved, num_speakers, "num_speakers", "the data")
         return resolved

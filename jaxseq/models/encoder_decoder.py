@@ -9,13 +9,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import (
-    check_counts,
-    check_heads,
-    check_positive,
-    check_shares,
-    check_vocabulary,
-)
+from jaxseq.models.checks import check_heads, check_vocabulary
 from jaxseq.nn.alignment import Memory
 from jaxseq.nn.attention import AttentionConfig, KVCache
 from jaxseq.nn.embedding import Embedding
@@ -30,6 +24,7 @@ from jaxseq.ops.copying import Mixture
 from jaxseq.ops.padding import valid_steps
 from jaxseq.ops.position_bias import RelativeBias
 from jaxseq.ops.positions import sinusoidal
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Bool, Float, Int, PyTree
 
 
@@ -119,15 +114,17 @@ class EncoderDecoderConfig:
             head_size=self.head_size or self.width // max(self.num_heads, 1),
             mlp_hidden=self.mlp_hidden or 4 * self.width,
         )
-        check_counts(
+        check_range(
+            "model",
             resolved,
             *("context", "encoder_layers", "decoder_layers", "width", "num_heads", "head_size"),
             *("mlp_hidden", "relative_buckets", "relative_distance", "unroll_layers"),
+            least=1,
         )
         if not self.head_size:
             check_heads(resolved)
-        check_positive(resolved, "norm_epsilon")
-        check_shares(resolved, "dropout")
+        check_range("model", resolved, "norm_epsilon", above=0)
+        check_range("model", resolved, "dropout", least=0, below=1)
         if resolved.positions == "sinusoidal" and resolved.width % 2:
             raise UserError(f"sinusoidal positions need an even --model.width, not {self.width}")
         check_vocabulary(resolved, source_vocab_size, "source_vocab_size", "the data")

@@ -7,15 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import (
-    check_context,
-    check_counts,
-    check_heads,
-    check_positive,
-    check_shares,
-    check_vocabulary,
-    option,
-)
+from jaxseq.models.checks import check_context, check_heads, check_vocabulary
 from jaxseq.nn.attention import AttentionConfig
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.experts import Experts
@@ -26,6 +18,7 @@ from jaxseq.ops.attention import Backend
 from jaxseq.ops.positions import Rotary
 from jaxseq.ops.quantized_linear import Quantize
 from jaxseq.ops.vocabulary_loss import OutputMap
+from jaxseq.option_checks import check_range
 from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Float, Int, PyTree
 
@@ -117,10 +110,12 @@ class GPTConfig:
             head_size=self.head_size or self.width // max(self.num_heads, 1),
             mlp_hidden=self.mlp_hidden or 4 * self.width,
         )
-        check_counts(
+        check_range(
+            "model",
             resolved,
             *("num_layers", "width", "num_heads", "num_kv_heads", "head_size", "mlp_hidden"),
             "unroll_layers",
+            least=1,
         )
         if not self.head_size:
             check_heads(resolved)
@@ -134,17 +129,13 @@ class GPTConfig:
                 f"rotary positions need an even head size; --model.width {resolved.width} over "
                 f"--model.num-heads {resolved.num_heads} is odd"
             )
-        check_positive(resolved, "rotary.base", "rotary.factor", "norm_epsilon")
-        for name, value in (
-            ("windows", min(resolved.windows, default=0)),
-            ("soft_cap", resolved.soft_cap),
-            ("final_soft_cap", resolved.final_soft_cap),
-        ):
-            if value < 0:
-                raise UserError(f"{option(name)} is {value}; it must not be negative")
+        check_range("model", resolved, "rotary.base", "rotary.factor", "norm_epsilon", above=0)
+        check_range("model", resolved, "soft_cap", "final_soft_cap", least=0)
+        if min(resolved.windows, default=0) < 0:
+            raise UserError(f"--model.windows is {min(resolved.windows)}; it must be at least 0")
         if resolved.quantize != "none" and resolved.experts.count:
             raise UserError("--model.quantize leaves experts as they are; drop it, or the experts")
-        check_shares(resolved, "dropout")
+        check_range("model", resolved, "dropout", least=0, below=1)
         check_vocabulary(resolved, vocab_size)
         check_context(resolved, context)
         return resolved

@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import check_counts, check_shares, check_vocabulary
+from jaxseq.models.checks import check_vocabulary
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.recurrent import CellName, RecurrentStack
 from jaxseq.ops.padding import valid_steps
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Bool, Float, Int
 
 Head = Literal["classification", "tagging", "spans"]
@@ -60,13 +61,15 @@ class RNNEncoderConfig:
             num_labels=self.num_labels or num_labels,
             embedding_width=self.embedding_width or self.width,
         )
-        check_counts(resolved, "num_layers", "width", "embedding_width", "num_types")
+        check_range(
+            "model", resolved, "num_layers", "width", "embedding_width", "num_types", least=1
+        )
         if resolved.bidirectional and resolved.width % 2:
             raise UserError(
                 f"--model.width {resolved.width} is odd and cannot be halved between the two "
                 "directions; make it even or give --model.no-bidirectional"
             )
-        check_shares(resolved, "dropout", "word_dropout")
+        check_range("model", resolved, "dropout", "word_dropout", least=0, below=1)
         check_vocabulary(resolved, vocab_size)
         return resolved
 

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseq.errors import UserError
-from jaxseq.models.checks import check_counts, check_shares, check_vocabulary
+from jaxseq.models.checks import check_vocabulary
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.mlp import MLP
 from jaxseq.nn.normalization import LayerNorm
 from jaxseq.nn.recurrent import Carry, CellName, RecurrentStack
 from jaxseq.ops.vocabulary_loss import OutputMap
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Float, Int
 
 
@@ -53,10 +53,9 @@ class RNNLMConfig:
         Raises UserError naming the option that is out of range.
         """
         resolved = dataclasses.replace(self, vocab_size=self.vocab_size or vocab_size)
-        check_counts(resolved, "num_layers", "width")
-        if resolved.mlp_hidden < 0:
-            raise UserError(f"--model.mlp-hidden is {resolved.mlp_hidden}; it must be 0 or more")
-        check_shares(resolved, "dropout", "variational_dropout")
+        check_range("model", resolved, "num_layers", "width", least=1)
+        check_range("model", resolved, "mlp_hidden", least=0)
+        check_range("model", resolved, "dropout", "variational_dropout", least=0, below=1)
         check_vocabulary(resolved, vocab_size)
         return resolved
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import check_counts, check_shares, check_vocabulary
+from jaxseq.models.checks import check_vocabulary
 from jaxseq.nn.alignment import SEQUENTIAL, Alignment, AlignmentKind, Memory
 from jaxseq.nn.embedding import Embedding
 from jaxseq.nn.linear import Linear
 from jaxseq.nn.recurrent import CellName, RecurrentStack
 from jaxseq.ops.copying import Mixture
 from jaxseq.ops.padding import valid_steps_of
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Float, Int, PyTree
 
 
@@ -64,7 +65,12 @@ class RNNSeq2SeqConfig:
             target_vocab_size=self.target_vocab_size or target_vocab_size,
             embedding_width=self.embedding_width or self.width,
         )
-        check_counts(resolved, "encoder_layers", "decoder_layers", "width", "embedding_width")
+        check_range(
+            "model",
+            resolved,
+            *("encoder_layers", "decoder_layers", "width", "embedding_width"),
+            least=1,
+        )
         if resolved.bidirectional and resolved.width % 2:
             raise UserError(
                 f"--model.width {resolved.width} is odd and cannot be halved between the two "
@@ -80,7 +86,7 @@ class RNNSeq2SeqConfig:
                 "--model.copy copies from where the decoder looks, and --model.attention is none; "
                 "choose another attention"
             )
-        check_shares(resolved, "dropout")
+        check_range("model", resolved, "dropout", least=0, below=1)
         check_vocabulary(resolved, source_vocab_size, "source_vocab_size", "the data")
         check_vocabulary(resolved, target_vocab_size, "target_vocab_size", "the data")
         return resolved

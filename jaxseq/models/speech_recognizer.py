@@ -8,13 +8,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import (
-    check_counts,
-    check_heads,
-    check_shares,
-    check_vocabulary,
-    option,
-)
+from jaxseq.models.checks import check_heads, check_vocabulary
 from jaxseq.models.encoder_decoder import DecoderCarry, Encoded
 from jaxseq.nn.attention import AttentionConfig, KVCache
 from jaxseq.nn.conformer import (
@@ -39,6 +33,7 @@ from jaxseq.nn.transformer import BlockCache, BlockConfig, StackInputs, stack
 from jaxseq.ops.padding import valid_steps, zero_padding
 from jaxseq.ops.positions import Rotary
 from jaxseq.ops.spectral import FrontEnd
+from jaxseq.option_checks import check_range, option
 from jaxseq.typing import Array, Bool, Float, Int, PyTree
 
 
@@ -93,9 +88,14 @@ class SpeechRecognizerConfig:
             try:
                 getattr(self, field).check()
             except ValueError as error:
-                raise UserError(f"{option(field)}: {error}") from error
-        check_counts(resolved, "num_layers", "width", "num_heads", "kernel", "decoder_layers")
-        check_shares(resolved, "dropout")
+                raise UserError(f"{option('model', field)}: {error}") from error
+        check_range(
+            "model",
+            resolved,
+            *("num_layers", "width", "num_heads", "kernel", "decoder_layers"),
+            least=1,
+        )
+        check_range("model", resolved, "dropout", least=0, below=1)
         check_vocabulary(resolved, vocab_size, "vocab_size", "the data")
         if resolved.vocab_size < 2:
             raise UserError("--model.vocab-size: there must be a label beside the blank")
@@ -111,9 +111,7 @@ class SpeechRecognizerConfig:
                     f"--model.width {self.width} over --model.num-heads {self.num_heads} gives "
                     "heads of an odd size; rotary positions need an even one"
                 )
-        for field in ("chunk", "left_chunks"):
-            if getattr(self, field) < 0:
-                raise UserError(f"{option(field)} is {getattr(self, field)}; it must be at least 0")
+        check_range("model", self, "chunk", "left_chunks", least=0)
         if self.chunk:
             self._check_streaming()
         return resolved

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
-from jaxseq.models.checks import check_counts, check_shares
 from jaxseq.nn.characters import CharacterCNN, CharacterLSTM
 from jaxseq.nn.crf import CRF, legality
 from jaxseq.nn.embedding import Embedding
@@ -21,6 +20,7 @@ from jaxseq.nn.parameters import parameter
 from jaxseq.nn.recurrent import CellName, RecurrentStack
 from jaxseq.ops.chain import Chain
 from jaxseq.ops.padding import valid_steps
+from jaxseq.option_checks import check_range
 from jaxseq.typing import Array, Float, Int
 
 
@@ -80,13 +80,15 @@ class TaggerConfig:
                 f"--model.output {resolved.output} does not go with --model.encoder "
                 f"{resolved.encoder}: a hidden Markov model emits words, and alone does"
             )
-        check_counts(resolved, "num_layers", "width", "word_width", "character_width")
+        check_range(
+            "model", resolved, "num_layers", "width", "word_width", "character_width", least=1
+        )
         if resolved.characters == "lstm" and resolved.character_width % 2:
             raise UserError(
                 f"--model.character-width {resolved.character_width} is odd; an LSTM each way "
                 "needs an even one"
             )
-        check_shares(resolved, "dropout", "word_dropout")
+        check_range("model", resolved, "dropout", "word_dropout", least=0, below=1)
         return resolved
 
 

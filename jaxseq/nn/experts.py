@@ -13,6 +13,7 @@ from jaxseq.nn.parameters import parameter
 from jaxseq.ops.expert_parallel import ExpertKernels, Rule, mixture
 from jaxseq.ops.experts import balance_loss
 from jaxseq.ops.precision import accumulator
+from jaxseq.option_checks import check_range
 from jaxseq.parallel.rules import constrain
 from jaxseq.typing import Array, Bool, Float
 
@@ -33,22 +34,13 @@ class Experts:
 
     def __post_init__(self) -> None:
         """Raises UserError naming the option for values that do not fit together."""
-        option = "--model.experts"
-        if self.count < 0:
-            raise UserError(f"{option}.count is {self.count}; it must not be negative")
-        if self.per_token < 1:
-            raise UserError(f"{option}.per-token is {self.per_token}; it must be at least 1")
+        section = "model.experts"
+        check_range(section, self, "count", "capacity_factor", "balance_weight", least=0)
+        check_range(section, self, "per_token", least=1)
         if 0 < self.count < self.per_token:
             raise UserError(
-                f"{option}.per-token {self.per_token} is more than {option}.count {self.count}"
-            )
-        if self.capacity_factor < 0:
-            raise UserError(
-                f"{option}.capacity-factor is {self.capacity_factor}; it must not be negative"
-            )
-        if self.balance_weight < 0:
-            raise UserError(
-                f"{option}.balance-weight is {self.balance_weight}; it must not be negative"
+                f"--{section}.per-token {self.per_token} is more than --{section}.count "
+                f"{self.count}"
             )
 
 

@@ -14,6 +14,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.parallel.rules import ONE_ROUND, RULES, Rules, Ticks, targets, use_rules
 from jaxseq.parallel.sharding import parameter_shardings
 from jaxseq.typing import PyTree
@@ -136,12 +137,9 @@ class MeshConfig:
         asked = " x ".join(f"{name} {size}" for name, size in sizes.items() if size != 1) or "1"
         if [size for size in sizes.values() if size != -1 and size < 1]:
             raise UserError(f"--mesh sizes must be positive, or -1 once: {asked}")
-        if not 0 <= self.max_unsharded <= 1:
-            raise UserError(f"--mesh.max-unsharded is {self.max_unsharded}; it must be in [0, 1]")
-        if self.microbatches < 0:
-            raise UserError(f"--mesh.microbatches is {self.microbatches}; it must not be negative")
-        if self.interleave < 1:
-            raise UserError(f"--mesh.interleave is {self.interleave}; it must be at least 1")
+        check_range("mesh", self, "max_unsharded", least=0, most=1)
+        check_range("mesh", self, "microbatches", least=0)
+        check_range("mesh", self, "interleave", least=1)
         free = [name for name, size in sizes.items() if size == -1]
         if len(free) > 1:
             raise UserError(f"only one --mesh size may be -1: {asked}")

@@ -15,6 +15,7 @@ from jaxseq.data.ragged import collate, room, room_for
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.classification_metrics import (
     by_class,
     classification_metrics,
@@ -75,10 +76,7 @@ class Classify:
         Raises UserError for an option out of range, and, with its file and line, for an input
         that has more tokens than the model has positions.
         """
-        for name in ("label_smoothing", "hidden_words"):
-            if not 0 <= getattr(self, name) < 1:
-                option = f"--task.{name.replace('_', '-')}"
-                raise UserError(f"{option} is {getattr(self, name)}; it must be in [0, 1)")
+        check_range("task", self, "label_smoothing", "hidden_words", least=0, below=1)
         return resolve_labelled(model, tokenizer, len(tokenizer.labels))
 
     def init(self, model: ClassifierConfig, key: Key[Array, ""]) -> PyTree:

@@ -17,6 +17,7 @@ from jaxseq.data.squad import QuestionBatches, QuestionCoder
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.answer_spans import (
     Answered,
     Spans,
@@ -77,10 +78,7 @@ class ExtractiveQA:
 
         Raises UserError for an option out of range, and windows longer than the model reads.
         """
-        if self.longest_answer < 1:
-            raise UserError(
-                f"--task.longest-answer is {self.longest_answer}; it must be at least 1"
-            )
+        check_range("task", self, "longest_answer", least=1)
         if tokenizer.matches and model.num_types < 3:
             raise UserError(
                 f"--model.num-types is {model.num_types}, and --data.matches gives tokens 3 types: "

@@ -26,6 +26,7 @@ from jaxseq.ops.vocabulary_loss import (
     linear_cross_entropy,
     linear_cross_entropy_by_row,
 )
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.typing import Array, Float, Int, Key, PyTree
 
@@ -82,8 +83,7 @@ class LanguageModel:
         Raises UserError for an option out of range, for packed documents where the model cannot
         keep them apart, and for a loss in chunks where it does not say what makes its logits.
         """
-        if self.loss_chunk < 0:
-            raise UserError(f"--task.loss-chunk is {self.loss_chunk}; it must be 0 or more")
+        check_range("task", self, "loss_chunk", least=0)
         if data.separate_documents and not model.separates_documents:
             raise UserError(
                 f"{type(model).__name__} carries its state from one packed document into the "

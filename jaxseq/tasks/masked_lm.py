@@ -16,6 +16,7 @@ from jaxseq.data.ragged import collate, room
 from jaxseq.data.subwords import ROLE_TOKENS, SubwordTokenizer
 from jaxseq.errors import UserError
 from jaxseq.ops.losses import softmax_cross_entropy
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.lines import GROUP, numbered_groups
 from jaxseq.typing import Array, Float, Int, Key, PyTree
@@ -58,11 +59,7 @@ class MaskedLM:
 
         Raises UserError for an option out of range.
         """
-        if not 1 <= self.likeliest <= tokenizer.vocab_size:
-            raise UserError(
-                f"--task.likeliest is {self.likeliest}: it must be 1 to {tokenizer.vocab_size}, "
-                "the tokens that there are"
-            )
+        check_range("task", self, "likeliest", least=1, most=tokenizer.vocab_size)
         return model.resolve(vocab_size=tokenizer.vocab_size, context=data.context)
 
     def init(self, model: PretrainingConfig, key: Key[Array, ""]) -> PyTree:

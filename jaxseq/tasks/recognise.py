@@ -1,7 +1,6 @@
 """Recognising speech: what is said in a waveform."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxseq.models.speech_recognizer import Recognized, SpeechRecognizerConfig
 from jaxseq.ops.ctc import ctc_loss
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.lines import GROUP, grouped
 from jaxseq.tasks.spectrograms import draw_spectrograms, spectrogram
@@ -60,24 +60,14 @@ class Recognise:
         self, model: SpeechRecognizerConfig, data: Any, tokenizer: SpeechCoder
     ) -> SpeechRecognizerConfig:
         """The model's config with the vocabulary filled in; UserError for a bad option."""
-        if self.beam_size < 1:
-            raise UserError(f"--task.beam-size is {self.beam_size}; it must be at least 1")
-        if self.language_model_order < 0:
-            raise UserError(
-                f"--task.language-model-order is {self.language_model_order}; it must be 0 or more"
-            )
+        check_range("task", self, "beam_size", least=1)
+        check_range("task", self, "language_model_order", "language_model_weight", least=0)
+        check_range("task", self, "ctc_weight", least=0, most=1)
         if len(tokenizer.labels) ** self.language_model_order > LARGEST:
             raise UserError(
                 f"--task.language-model-order {self.language_model_order} of "
                 f"{len(tokenizer.labels)} labels takes too large a table; take a lower order"
             )
-        if not 0 <= self.language_model_weight < math.inf:
-            raise UserError(
-                f"--task.language-model-weight is {self.language_model_weight}; it must be 0 or "
-                "more"
-            )
-        if not 0 <= self.ctc_weight <= 1:
-            raise UserError(f"--task.ctc-weight is {self.ctc_weight}; it must be from 0 to 1")
         if self.decoding == "attention" and model.decoder == "none":
             raise UserError(
                 "--task.decoding attention needs a decoder; give --model.decoder attention, or "

@@ -1,7 +1,6 @@
 """Summaries, written by a model that may copy words of the text."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxseq.ops.alignment import coverage_loss
 from jaxseq.ops.copying import Mixture, mixture_cross_entropy
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.lines import GROUP, grouped
 from jaxseq.tasks.rouge import METRICS, rouge
@@ -58,12 +58,8 @@ class Summarise:
         self, model: Seq2SeqConfig, data: SummaryBatches, tokenizer: SummaryCoder
     ) -> Seq2SeqConfig:
         """The model's config with the vocabulary filled in; UserError for a bad option."""
-        for name, least in (("beam_size", 1), ("max_length", 1), ("no_repeat", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{_option(name)} is {getattr(self, name)}; at least {least} works")
-        for name in ("length_penalty", "coverage"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{_option(name)} is {getattr(self, name)}; it must be 0 or more")
+        check_range("task", self, "beam_size", "max_length", least=1)
+        check_range("task", self, "no_repeat", "length_penalty", "coverage", least=0)
         if self.coverage and isinstance(model, EncoderDecoderConfig) and not model.copy:
             raise UserError(
                 "--task.coverage needs a decoder that looks at one place at a time; give "
@@ -301,7 +297,3 @@ def _measured(summary: str, text: str, references: list[str]) -> dict[str, float
         "novel": sum(word in novel for word in written),
         "text_words": len(known),
     }
-
-
-def _option(name: str) -> str:
-    return f"--task.{name.replace('_', '-')}"

@@ -1,7 +1,6 @@
 """Speech synthesis: a waveform for every text, in the voice asked for."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -24,6 +23,7 @@ from jaxseq.ops.griffin_lim import griffin_lim
 from jaxseq.ops.guided_attention import diagonality
 from jaxseq.ops.padding import zero_padding
 from jaxseq.ops.spectral import FrontEnd, log_mel, mel_cepstra, mel_to_magnitudes
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.lines import GROUP, grouped, numbered_groups
 from jaxseq.tasks.spectrograms import draw_spectrograms
@@ -88,24 +88,16 @@ class Synthesise:
         self, model: SynthesiserConfig, data: Any, tokenizer: SpeechCoder
     ) -> SynthesiserConfig:
         """The model's config with vocabulary and speakers filled in; UserError for a bad option."""
-        for name in ("guide", "stop_weight", "duration_weight", "align_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise self._bad(name, "0 or more")
-        for name in ("max_frames_per_token", "griffin_lim_steps"):
-            if getattr(self, name) < 1:
-                raise self._bad(name, "at least 1")
-        if not 0 < self.mel_scale < math.inf:
-            raise self._bad("mel_scale", "positive")
+        weights = ("guide", "stop_weight", "duration_weight", "align_weight")
+        check_range("task", self, *weights, least=0)
+        check_range("task", self, "max_frames_per_token", "griffin_lim_steps", least=1)
+        check_range("task", self, "mel_scale", above=0)
         if model.front_end.rate != tokenizer.rate:
             raise UserError(
                 f"--model.front-end.rate is {model.front_end.rate} and the data has "
                 f"{tokenizer.rate} samples a second; make them equal"
             )
         return model.resolve(vocab_size=len(tokenizer.labels), num_speakers=len(tokenizer.speakers))
-
-    def _bad(self, name: str, wanted: str) -> UserError:
-        option = f"--task.{name.replace('_', '-')}"
-        return UserError(f"{option} is {getattr(self, name)}; it must be {wanted}")
 
     def init(self, model: SynthesiserConfig, key: Key[Array, ""]) -> PyTree:
         """Fresh parameters, each in a box with the names of its axes."""

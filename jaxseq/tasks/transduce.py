@@ -1,7 +1,6 @@
 """Sequence to sequence: write a target for every source."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxseq.models.rnn_seq2seq import RNNSeq2SeqConfig
 from jaxseq.ops.alignment import coverage_loss
 from jaxseq.ops.losses import softmax_cross_entropy
 from jaxseq.ops.padding import valid_steps
+from jaxseq.option_checks import check_range
 from jaxseq.tasks.contract import Evaluator
 from jaxseq.tasks.edit_distance import edit_distance
 from jaxseq.tasks.lines import GROUP, grouped
@@ -64,18 +64,9 @@ class Transduce:
         self, model: Seq2SeqConfig, data: PairBatches, tokenizer: PairCoder
     ) -> Seq2SeqConfig:
         """The model's config with the vocabularies filled in; UserError for a bad option."""
-        if self.beam_size < 1:
-            raise UserError(f"--task.beam-size is {self.beam_size}; it must be at least 1")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                f"--task.label-smoothing is {self.label_smoothing}; it must be in [0, 1)"
-            )
-        for name in ("length_penalty", "coverage"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(
-                    f"--task.{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or "
-                    "more"
-                )
+        check_range("task", self, "beam_size", least=1)
+        check_range("task", self, "label_smoothing", least=0, below=1)
+        check_range("task", self, "length_penalty", "coverage", least=0)
         if model.copy:
             raise UserError("--model.copy is for the task Summarise; drop it")
         if self.coverage and not isinstance(model, RNNSeq2SeqConfig):

@@ -6,6 +6,7 @@ from typing import Generic, Literal, TypeVar
 
 from jaxseq.config import differences, from_tree, read_json, to_tree
 from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.parallel.mesh import MeshConfig
 from jaxseq.training.finetune import FineTune
 from jaxseq.training.optimizers import Optimizer
@@ -51,13 +52,8 @@ class Experiment(Generic[Task, Model, Data]):
     def check(self) -> None:
         """Raises UserError naming the option for a count out of range."""
         counts = ("num_steps", "accumulate", "log_every", "evaluate_every", "evaluation_batches")
-        for name in (*counts, "checkpoint_every", "keep_last"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1"
-                )
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed is {self.seed}; it must be in [0, 2^32)")
+        check_range("", self, *counts, "checkpoint_every", "keep_last", least=1)
+        check_range("", self, "seed", least=0, below=2**32)
         traced_steps(self.profile_steps)
         self.finetune.check()
 

@@ -15,6 +15,7 @@ from flax.linen import LogicallyPartitioned as Box
 
 from jaxseq.errors import UserError
 from jaxseq.nn.parameters import flatten
+from jaxseq.option_checks import check_range
 from jaxseq.training.lora import SCALE, is_adapter, with_adapters
 from jaxseq.typing import Array, Key, PyTree
 
@@ -49,14 +50,11 @@ class FineTune:
 
     def check(self) -> None:
         """Raises UserError naming the option for a value out of range."""
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"--finetune.layer-decay is {self.layer_decay}; it must be in (0, 1]")
-        if self.lora_rank < 0:
-            raise UserError(f"--finetune.lora-rank is {self.lora_rank}; it must not be negative")
+        check_range("finetune", self, "layer_decay", above=0, most=1)
+        check_range("finetune", self, "lora_rank", least=0)
         if not self.lora_rank:
             return
-        if self.lora_alpha <= 0:
-            raise UserError(f"--finetune.lora-alpha is {self.lora_alpha}; it must be positive")
+        check_range("finetune", self, "lora_alpha", above=0)
         if not self.lora_targets:
             raise UserError("--finetune.lora-targets is empty; name layers, such as query value")
         if self.from_run is None:

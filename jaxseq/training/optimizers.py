@@ -7,7 +7,7 @@ import jax
 import optax
 import optax.contrib
 
-from jaxseq.errors import UserError
+from jaxseq.option_checks import check_range
 from jaxseq.training.moments import stored_in_bfloat16
 from jaxseq.typing import PyTree
 
@@ -99,20 +99,10 @@ class Optimizer:
         return optax.join_schedules([rise, fall], [warmup])
 
     def _check(self) -> None:
-        for name in ("learning_rate", "adam_learning_rate", "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"--optimizer.{name.replace('_', '-')} is {getattr(self, name)}; "
-                    "it must not be negative"
-                )
-        for name in ("beta1", "beta2", "final_fraction", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(
-                    f"--optimizer.{name.replace('_', '-')} is {getattr(self, name)}; "
-                    "it must be in [0, 1]"
-                )
-        if self.warmup_steps < 0:
-            raise UserError(f"--optimizer.warmup-steps is {self.warmup_steps}; it must be >= 0")
+        sizes = ("learning_rate", "adam_learning_rate", "weight_decay", "clip_norm")
+        check_range("optimizer", self, *sizes, "warmup_steps", least=0)
+        shares = ("beta1", "beta2", "final_fraction", "ema_decay")
+        check_range("optimizer", self, *shares, least=0, most=1)
 
 
 def decays(params: PyTree) -> PyTree:

@@ -180,7 +180,7 @@ def test_made_up_voices_say_half_of_the_training_strings_and_no_other(folder):
 
 
 def test_recordings_that_train_have_rooms_of_their_own(folder):
-    data = strings(folder, **QUIET, max_digits=1, rooms=True, batch_size=16)
+    data = strings(folder, **QUIET, max_digits=1, rooms=1.0, batch_size=16)
     corpus, test = load(data)
     batch = data.train_batches(corpus, 0)[0]
     longest = max(len(recording.samples) for recording in corpus.train.recordings)
@@ -189,7 +189,7 @@ def test_recordings_that_train_have_rooms_of_their_own(folder):
     for samples, length in zip(batch["samples"], batch["lengths"], strict=True):
         power = np.square(samples[:length])
         assert 0 < power[:20].mean() < power.mean() / 2
-    plain = dataclasses.replace(data, rooms=False)
+    plain = dataclasses.replace(data, rooms=0.0)
     _, same = load(plain)
     held_out = [next(iter(data.evaluation_batches(split))) for split in (test, same)]
     np.testing.assert_array_equal(held_out[0]["samples"], held_out[1]["samples"])

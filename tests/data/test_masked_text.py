@@ -339,7 +339,7 @@ def test_the_config_goes_through_its_file_and_describes_itself(folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"context": 7}, r"--data.context is 7: it must be at least 8"),
+        ({"context": 7}, r"--data.context is 7; it must be at least 8"),
         ({"batch_size": 0}, r"--data.batch-size is 0"),
         ({"mask_fraction": 0.0}, r"--data.mask-fraction is 0.0"),
         ({"validation_fraction": 1.0}, r"--data.validation-fraction is 1.0"),

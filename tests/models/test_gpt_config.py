@@ -38,7 +38,7 @@ def test_what_is_given_stays() -> None:
             {"width": 12, "positions": "rotary"},
             r"even head size; --model\.width 12 over --model\.num-heads 4",
         ),
-        ({"dropout": 1.0}, r"--model\.dropout is 1\.0; it must be in \[0, 1\)"),
+        ({"dropout": 1.0}, r"--model\.dropout is 1\.0; it must be at least 0 and below 1"),
         ({"dropout": -0.1}, r"--model\.dropout is -0\.1"),
         ({"dropout": float("nan")}, r"--model\.dropout is nan"),
         ({"vocab_size": 64}, r"--model\.vocab-size 64 is smaller than the tokenizer's 65"),

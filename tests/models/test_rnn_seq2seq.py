@@ -282,7 +282,7 @@ def test_zeros_follow_the_data_and_the_width() -> None:
         ({"width": 9}, r"--model\.width 9 is odd .* --model\.no-bidirectional"),
         ({"attention": "location"}, r"--model\.attention location .* --model\.input-feeding"),
         ({"attention": "coverage"}, r"--model\.attention coverage .* --model\.input-feeding"),
-        ({"dropout": 1.0}, r"--model\.dropout is 1\.0; it must be in \[0, 1\)"),
+        ({"dropout": 1.0}, r"--model\.dropout is 1\.0; it must be at least 0 and below 1"),
         ({"dropout": float("nan")}, r"--model\.dropout is nan"),
         ({"source_vocab_size": 8}, r"--model\.source-vocab-size 8 is smaller .* 9"),
         ({"target_vocab_size": -1}, r"--model\.target-vocab-size -1 is smaller .* 7"),

@@ -180,9 +180,9 @@ def test_colons_of_a_text_may_be_spoken():
 @pytest.mark.parametrize(
     ("task", "model", "message"),
     [
-        ({"guide": -1.0}, {}, "--task.guide is -1.0; it must be 0 or more"),
+        ({"guide": -1.0}, {}, "--task.guide is -1.0; it must be at least 0"),
         ({"stop_weight": float("nan")}, {}, "--task.stop-weight is nan"),
-        ({"mel_scale": 0.0}, {}, "--task.mel-scale is 0.0; it must be positive"),
+        ({"mel_scale": 0.0}, {}, "--task.mel-scale is 0.0; it must be above 0"),
         ({"max_frames_per_token": 0}, {}, "--task.max-frames-per-token is 0; it must be at least"),
         ({"griffin_lim_steps": 0}, {}, "--task.griffin-lim-steps is 0"),
         ({}, {"front_end": FrontEnd()}, "--model.front-end.rate is 8000 and the data has 800"),

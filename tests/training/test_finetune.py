@@ -163,7 +163,7 @@ def test_a_run_from_given_parameters_is_a_run(folder, capsys):
         ({"freeze": ("blokcs/mlp",)}, "no parameter 'blokcs/mlp'; did you mean 'blocks/mlp'"),
         ({"freeze": ("zzz",)}, "no parameter 'zzz'; there are blocks, embedding, final_norm, pos"),
         ({"freeze": ("*",)}, r"--finetune.freeze \* leaves no parameter to train"),
-        ({"layer_decay": 0.0}, "--finetune.layer-decay is 0.0; it must be in"),
+        ({"layer_decay": 0.0}, "--finetune.layer-decay is 0.0; it must be above 0 and at most 1"),
         ({"layer_decay": 1.5}, "--finetune.layer-decay is 1.5"),
         ({"lora_rank": -1}, "--finetune.lora-rank is -1"),
         ({"lora_rank": 2, "from_run": None}, "nothing is there to adapt; say with --finetune.from"),
