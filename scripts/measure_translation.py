@@ -25,6 +25,7 @@ from jaxseq.data.tokenizers import load_tokenizer
 from jaxseq.tasks.translation_metrics import bleu, bleu_counts, chrf, chrf_counts
 from jaxseq.training.bootstrap import bootstrap_intervals
 from jaxseq.training.experiment import read_experiment
+from jaxseq.training.run_directory import provenance
 
 NAMES = {"experiment": "transformer", "attention": "attention", "plain": "plain"}
 
@@ -91,6 +92,7 @@ def _peer(options: Options) -> None:
         "split": "test",
         "metrics": metrics | {"pairs": len(outputs)},
         "intervals": bootstrap_intervals(_metrics, rows),
+        **provenance(),
         "command": sys.argv,
     }
     (run_dir / "evaluation-test.json").write_text(json.dumps(found, indent=2))

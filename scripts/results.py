@@ -135,7 +135,7 @@ def _section(experiment: str, groups: list[list[Run]]) -> str:
         for run in runs:
             for extra in run.figures:
                 figures = ", ".join(f"{k} {_short(v)}" for k, v in extra["figures"].items())
-                lines.append(f"- {runs[0].model}: {extra['title']}: {figures}")
+                lines.append(f"- {extra['title']}, measured with {runs[0].model}: {figures}")
     commands = {_command(run) for runs in groups for run in runs}
     lines += ["", *(f"    {command}" for command in sorted(commands)), ""]
     return "\n".join(lines)
@@ -152,24 +152,27 @@ def _options(run: Run) -> str:
     words = iter(_words(run))
     kept = []
     if any("experiments" in word and ".py" in word for word in words):
-        for word in words:
+        for word in words:  # those behind the experiment
             if word in BY_THE_WAY:
                 for _ in range(BY_THE_WAY[word]):
                     next(words)
             else:
-                kept.append(Path(word).name if word.startswith("/") else word)
+                kept.append(_portable(word))
     return f"`{shlex.join(kept)}`" if kept else ""
 
 
 def _command(run: Run) -> str:
-    words = _words(run)
-    # The program and the folder of the checkout are this machine's.
-    words = [Path(words[0]).name, *words[1:]]
-    kept = [
-        f"experiments/{Path(w).name}" if "experiments/" in w else Path(w).name if w[0] == "/" else w
-        for w in words
-    ]
-    return shlex.join(["jaxseq" if kept[0] in ("cli.py", "jaxseq") else kept[0], *kept[1:]])
+    program, *words = _words(run)
+    name = Path(program).name
+    return shlex.join(["jaxseq" if name == "cli.py" else name, *map(_portable, words)])
+
+
+def _portable(word: str) -> str:
+    """A word of a command without this machine's folders."""
+    name = Path(word).name
+    if "experiments/" in word:
+        return f"experiments/{name}"
+    return name if word.startswith("/") else word
 
 
 def _figure(name: str, runs: list[Run]) -> str:

@@ -58,7 +58,7 @@ def test_seeds_share_a_row_and_a_single_run_has_its_interval(tmp_path):
     assert "| 0.72 +- 0.028 | 2 | 2.5 | 2026-11-22 | abcdef123456 |" in row
     (peer,) = (line for line in lines if line.startswith("| a peer"))
     assert "| 0.6 (0.5 to 0.7) | 1 |" in peer
-    assert "- `experiment`: GPT: baselines: chance 0.1" in lines
+    assert "- baselines, measured with `experiment`: GPT: chance 0.1" in lines
     # Counts and the loss are no results, and nothing names this machine.
     columns = [line for line in lines if line.startswith("| model")]
     assert columns == [

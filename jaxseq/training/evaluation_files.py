@@ -5,7 +5,6 @@ examples-SPLIT.jsonl     what the model makes of some examples, a JSON object ea
 examples-SPLIT/          the pictures and sounds that these name
 """
 
-import datetime
 import importlib.metadata
 import json
 import os
@@ -20,7 +19,7 @@ import jaxseq
 from jaxseq.config import write_json
 from jaxseq.data.batches import Batch
 from jaxseq.training.evaluation import Evaluation, SplitName
-from jaxseq.training.run_directory import TrainedRun, commit
+from jaxseq.training.run_directory import TrainedRun, provenance
 
 _PARTS = 3
 """Batches, spread over the split, that examples are taken from."""
@@ -40,9 +39,8 @@ def write_evaluation(
         "metrics": found.metrics,
         "intervals": found.intervals,
         "details": found.details,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance(),
         "command": ["jaxseq", *sys.argv[1:]],
-        "commit": commit(),
         "versions": {
             "jaxseq": jaxseq.__version__,
             **{name: importlib.metadata.version(name) for name in packages},

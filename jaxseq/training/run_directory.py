@@ -58,9 +58,8 @@ def write_run_files(
     if (run_dir / RUN_FILE).exists():
         starts = read_json(run_dir / RUN_FILE)["starts"]
     start = {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance(),
         "command": sys.argv,
-        "commit": commit(),
         "python": platform.python_version(),
         "versions": {
             "jaxseq": jaxseq.__version__,
@@ -86,6 +85,12 @@ def write_run_files(
             f"cannot write the run directory {run_dir}: {error.strerror}; "
             "choose another with --run-dir"
         ) from error
+
+
+def provenance() -> dict[str, str]:
+    """When something is made, and by which commit: {"time", "commit"}."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {"time": now.isoformat(timespec="seconds"), "commit": commit()}
 
 
 def commit() -> str:
