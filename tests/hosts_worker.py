@@ -1,8 +1,10 @@
-"""One of two processes that tests/parallel/test_hosts.py starts: python hosts_worker.py CASE DIR.
+"""One of the processes that tests/parallel/test_hosts.py starts: python hosts_worker.py CASE DIR.
 
-Each has two devices. An assertion that fails ends both with status 1.
+An assertion that fails ends all of them with status 1.
 """
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -73,6 +75,16 @@ def main() -> None:
             if me == 0:
                 hosts.barrier("lunch", 1.0)
             time.sleep(60)
+        if case == "lost":
+            if me == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        if me == 1:
+            # A busy machine: process 0 must not be gone before this one has disconnected.
+            leave = jax.distributed.shutdown
+            jax.distributed.shutdown = lambda: (time.sleep(2), leave())
+        if case == "end":
+            return
         mesh = jax.make_mesh((2, 2), ("data", "x"), axis_types=(AxisType.Auto,) * 2)
         hosts.agree("code", hosts.code_digest())
         batches(mesh)

@@ -3,6 +3,7 @@
 What two processes do is in tests/hosts_worker.py; they train in training/test_two_processes.py.
 """
 
+import signal
 import socket
 from pathlib import Path
 
@@ -174,3 +175,19 @@ def test_nobody_to_meet_is_one_line_without_an_abort():
         assert status == 2, output
         assert expected in output
         assert "stack trace" not in output
+
+
+def test_the_end_waits_for_who_is_slow():
+    for status, output in ends(start_processes(WORKER, "end", ".", devices=1)):
+        assert status == 0, output
+        assert "Terminating" not in output
+
+
+def test_the_death_of_one_ends_all_others_with_its_name():
+    *others, (killed, _) = ends(start_processes(WORKER, "lost", ".", count=3, devices=1))
+    assert killed == -signal.SIGKILL
+    said = f"process 2 ({socket.gethostname()}) gave no sign of life and is taken for lost; to go"
+    for status, output in others:
+        assert status == 75, output
+        assert said in output
+        assert "Terminating" not in output
