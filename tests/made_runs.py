@@ -5,6 +5,7 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,19 @@ START = {
 }
 
 
-def write_run(folder: Path, *, seed: int = 0, steps: int = 200, corpus: str = "abc") -> Path:
+def write_run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps: int = 200,
+    corpus: str = "abc",
+    held_out: Sequence[str] = ("validation", "test"),
+) -> Path:
     """A run of `steps` of 200 steps with a row every second step, not evaluated."""
     folder.mkdir(parents=True)
     experiment = dataclasses.replace(EXPERIMENT, seed=seed)
     (folder / "config.json").write_text(json.dumps(to_tree(experiment)))
-    described = {"corpus": corpus, "inputs": [], "fresh": [], "starts": [START]}
+    described = {"corpus": corpus, "held_out": held_out, "starts": [START]}
     (folder / "run.json").write_text(json.dumps(described))
     rows = []
     for step in range(2, steps + 1, 2):

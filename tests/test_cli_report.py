@@ -29,7 +29,10 @@ def test_a_real_run(trained, tmp_path, capsys):
     for title in ("Loss", "Learning rate", "Gradient norm", "Tokens per second"):
         assert f"<figcaption>{title}" in html
     assert "Validation loss" in html
-    assert f"jaxseq evaluate {run} --split test" in html
+    # Its data has no test split, and what is proposed can be done.
+    proposed = ("evaluate", str(run), "--split", "validation")
+    assert " ".join(("jaxseq", *proposed)) in html
+    assert call(capsys, *proposed)[0] == 0
 
 
 def test_the_file_is_replaced_whole(tmp_path, capsys, monkeypatch):

@@ -41,12 +41,18 @@ def table(head: Sequence[Child], body: Sequence[Sequence[Child]], kind: str) -> 
     return element("div", whole, class_="wide", tabindex="0")
 
 
-def gap(runs: Sequence[Run], what: str, split: str = "test") -> list[Markup]:
-    """What is not there, and the commands that make it; nothing where no run lacks it."""
+def gap(runs: Sequence[Run], what: str, split: str | None = None) -> list[Markup]:
+    """What is not there, and the commands that make it; nothing where no run lacks it.
+
+    Without `split`, it is the last that each run's data holds out.
+    """
     if not runs:
         return []
     commands = [
-        element("code", f"jaxseq evaluate {shlex.quote(str(run.folder))} --split {split}")
+        element(
+            "code",
+            f"jaxseq evaluate {shlex.quote(str(run.folder))} --split {split or run.held_out[-1]}",
+        )
         for run in runs
     ]
     who = f"{runs[0].name} has" if len(runs) == 1 else f"{len(runs)} runs have"

@@ -85,7 +85,7 @@ def results_section(runs: Sequence[Run]) -> list[Markup]:
         parts += _extras(runs, split)
         parts += [_sources(runs, split)]
         parts += gap(
-            [run for place, run in enumerate(runs) if place not in found],
+            [run for place, run in enumerate(runs) if place not in found and split in run.held_out],
             f"metrics of the {split} split",
             split,
         )

@@ -35,6 +35,8 @@ class Run:
     """Command, versions and devices of every start."""
     corpus: str | None
     """What tells the data of training."""
+    held_out: tuple[str, ...]
+    """The splits to evaluate on; the last is for the end."""
     rows: tuple[Tree, ...]
     """The rows of metrics, by step; of two of one step and split the later one."""
     written: datetime.datetime | None
@@ -87,6 +89,7 @@ def _read(folder: Path, name: str) -> Run:
     described = _tree(folder / RUN_FILE, notes) or {}
     starts = described.get("starts")
     corpus = described.get("corpus")
+    held_out = described.get("held_out")
     metrics = folder / METRICS_FILE
     rows = {}
     for row in _lines(metrics, notes, _is_metrics_row):
@@ -110,6 +113,9 @@ def _read(folder: Path, name: str) -> Run:
         if isinstance(starts, list)
         else (),
         corpus=corpus if isinstance(corpus, str) else None,
+        held_out=tuple(map(str, held_out))
+        if isinstance(held_out, list) and held_out
+        else ("validation",),
         rows=tuple(rows[key] for key in sorted(rows)),
         written=_written(metrics) if rows else None,
         evaluations=evaluations,

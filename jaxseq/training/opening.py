@@ -38,9 +38,8 @@ class OpenedRun:
             self.run_dir,
             self.experiment,
             self.corpus.tokenizer,
-            fingerprint=self.corpus.fingerprint,
-            inputs=self.corpus.inputs,
-            fresh=self.fresh,
+            self.corpus,
+            self.fresh,
         )
 
 

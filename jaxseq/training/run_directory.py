@@ -44,15 +44,13 @@ def write_run_files(
     run_dir: Path,
     experiment: Experiment,
     tokenizer: Any,
-    *,
-    fingerprint: str | None,
-    inputs: Sequence[str],
-    fresh: Sequence[str],
+    corpus: Corpus | None,
+    fresh: Sequence[str] = (),
 ) -> None:
     """Makes a run directory without a checkpoint, or notes another start in it.
 
-    `fingerprint` tells the data of training, None where the parameters come from elsewhere.
-    Raises UserError where it cannot be written.
+    `corpus` is None where the parameters come from elsewhere; `fresh` names parameters that the
+    source of a fine-tuned run does not have. Raises UserError where it cannot be written.
     """
     starts = []
     if (run_dir / RUN_FILE).exists():
@@ -67,14 +65,16 @@ def write_run_files(
         },
         "devices": [str(device) for device in jax.devices()],
     }
+    has_test = corpus is not None and corpus.test is not None
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_tokenizer(tokenizer, run_dir / TOKENIZER_FILE)
         write_json(
             run_dir / RUN_FILE,
             {
-                "corpus": fingerprint,
-                "inputs": inputs,
+                "corpus": corpus.fingerprint if corpus else None,
+                "held_out": ["validation", "test"] if has_test else ["validation"],
+                "inputs": corpus.inputs if corpus else (),
                 "fresh": fresh,
                 "starts": [*starts, start],
             },
@@ -122,7 +122,7 @@ def write_params_run(run_dir: Path, experiment: Experiment, tokenizer: Any, para
         raise ValueError(f"params differ from the model's in name or shape: {set(differing)}")
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"{run_dir} is there already; choose another directory")
-    write_run_files(run_dir, experiment, tokenizer, fingerprint=None, inputs=(), fresh=())
+    write_run_files(run_dir, experiment, tokenizer, corpus=None)
     with Checkpoints(run_dir / CHECKPOINTS) as checkpoints:
         checkpoints.save(TrainState(np.zeros((), np.int32), params, opt_state=()), 0)
         checkpoints.wait()

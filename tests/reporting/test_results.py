@@ -48,6 +48,13 @@ def test_runs_on_different_data_have_no_best(tmp_path):
     )
 
 
+def test_a_split_that_the_data_does_not_have_is_not_missed(tmp_path):
+    runs = evaluated(tmp_path, {"accuracy": 0.5})
+    other = write_run(tmp_path / "other", held_out=("validation",))
+    page = "".join(results_section([*runs, *read_runs([other])]))
+    assert f"jaxseq evaluate {other}" not in page
+
+
 def test_what_is_not_evaluated_is_said_with_the_command(tmp_path):
     runs = evaluated(tmp_path, {"accuracy": 0.5})
     other = write_run(tmp_path / "not yet", steps=50)
