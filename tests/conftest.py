@@ -30,6 +30,12 @@ jax.config.update("jax_default_matmul_precision", "highest")
 quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 jax.config.update("jax_disable_most_optimizations", quick == "1")
 
+# XLA's code generator for fusions takes two thirds of the time of such a compilation; up to JAX
+# 0.10 the one before it is there too. CI holds the newer one against PyTorch.
+flags = os.environ.get("XLA_FLAGS", "")
+if jax.__version_info__ < (0, 11) and "fusion_emitters" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+
 # Programs compiled once serve every test, every process that a test starts, and the next run.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))

@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 def start_processes(*arguments: object, count: int = 2, devices: int = 4) -> list[subprocess.Popen]:
     """`python ARGUMENTS` in processes 0 to `count` - 1, each with `devices` CPU devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -22,7 +23,7 @@ def start_processes(*arguments: object, count: int = 2, devices: int = 4) -> lis
                 **os.environ,
                 "PYTHONPATH": str(REPOSITORY),
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
                 "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(number),

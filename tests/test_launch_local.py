@@ -15,7 +15,8 @@ def launch(*words: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_dry_run_prints_the_commands():
+def test_a_dry_run_prints_the_commands(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     done = launch("2", "--devices", "4", "--port", "3000", "--dry-run", "--", "my run", "--x", "")
     head = (
         "env JAX_COORDINATOR_ADDRESS=localhost:3000 JAX_NUM_PROCESSES=2 JAX_PLATFORMS=cpu "
@@ -25,6 +26,9 @@ def test_a_dry_run_prints_the_commands():
         f"{head} JAX_PROCESS_ID={number} 'my run' --x ''" for number in (0, 1)
     ]
     assert "XLA_FLAGS" not in launch("2", "--dry-run", "--", "x").stdout
+    monkeypatch.setenv("XLA_FLAGS", "--given")
+    line = launch("2", "--devices", "4", "--dry-run", "--", "x").stdout
+    assert "XLA_FLAGS=--given --xla_force_host_platform_device_count=4" in line
 
 
 def test_lines_begin_with_the_process_that_wrote_them():

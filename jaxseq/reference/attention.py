@@ -39,30 +39,25 @@ def attention(
     keys, kv_heads = key.shape[1:3]
     if scale is None:
         scale = 1 / np.sqrt(head_size)
-    if mask is not None:
-        mask = np.broadcast_to(mask, (batch, queries, keys))
 
     start = keys - queries if query_start is None else query_start
     distances = np.array([[s - (start + t) for s in range(keys)] for t in range(queries)])
     distances = distances.reshape(queries, keys)
     biases = np.zeros((heads, queries, keys)) if bias is None else bias(distances)
 
-    def visible(b: int, t: int, s: int) -> bool:
-        if mask is not None and not mask[b, t, s]:
-            return False
-        if query_segments is not None and key_segments is not None:
-            segment = query_segments[b, t]
-            if segment == 0 or segment != key_segments[b, s]:
-                return False
-        distance = s - (start + t)
-        if causal and distance > 0:
-            return False
-        return window is None or abs(distance) < window
+    visible = np.array(np.broadcast_to(True if mask is None else mask, (batch, queries, keys)))
+    if query_segments is not None and key_segments is not None:
+        segments = np.asarray(query_segments)[:, :, None]
+        visible &= (segments != 0) & (segments == np.asarray(key_segments)[:, None, :])
+    if causal:
+        visible &= distances <= 0
+    if window is not None:
+        visible &= np.abs(distances) < window
 
     output = np.zeros_like(query)
     for b, t in np.ndindex(batch, queries):
-        seen = [s for s in range(keys) if visible(b, t, s)]
-        if not seen:
+        seen = np.flatnonzero(visible[b, t])
+        if not seen.size:
             continue
         for n in range(heads):
             k = n // (heads // kv_heads)
@@ -98,14 +93,15 @@ def self_attention(
     (B or 1, T) when `rotary_config` is given. `memory` (B, S, D) stands in for x in keys and
     values, where its mask (B, S) is true. `options` go to `attention`.
     """
-    batch, length, _ = x.shape
     y = x if memory is None else memory
-
-    def project(name: str, x: np.ndarray, heads: int) -> np.ndarray:
-        return linear(x, **params[name]).reshape(batch, x.shape[1], heads, -1)
-
-    query = project("query", x, num_heads)
-    key, value = project("key", y, num_kv_heads), project("value", y, num_kv_heads)
+    query, key, value = (
+        linear(z, **params[name]).reshape(*z.shape[:2], heads, -1)
+        for name, z, heads in (
+            ("query", x, num_heads),
+            ("key", y, num_kv_heads),
+            ("value", y, num_kv_heads),
+        )
+    )
     if qk_norm:
         query = rms_norm(query, **params["query_norm"], epsilon=norm_epsilon)
         key = rms_norm(key, **params["key_norm"], epsilon=norm_epsilon)
@@ -116,4 +112,4 @@ def self_attention(
         options["mask"] = np.asarray(memory_mask)[:, None, :]
     options |= {"query_segments": segments, "key_segments": segments}
     y = attention(query, key, value, causal=causal, **options)
-    return linear(y.reshape(batch, length, -1), **params["out"])
+    return linear(y.reshape(*x.shape[:2], -1), **params["out"])

@@ -1,5 +1,7 @@
 """Twin of `nn.transformer`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,27 +36,31 @@ def block(
     x + f(norm(x)) if "pre", norm(x + f(x)) if "post", for x (B, T, D); `attend` goes to
     `self_attention`.
     """
-    sizes = {name: attend[name] for name in ("num_heads", "num_kv_heads")}
-    look: dict[str, Any] = sizes | {name: attend[name] for name in ("scale",) if name in attend}
+    branches: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "attention": partial(
+            self_attention, params["attention"], norm_epsilon=norm_epsilon, **attend
+        )
+    }
+    if memory is not None:
+        kept = ("num_heads", "num_kv_heads", "scale")
+        look: dict[str, Any] = {name: attend[name] for name in kept if name in attend}
+        look |= {"memory": memory, "memory_mask": memory_mask, "causal": False}
+        branches["cross"] = partial(self_attention, params["cross_attention"], **look)
+    if experts is not None and experts.count:
+        segments = attend.get("segments")
+        valid = np.ones(x.shape[:2], bool) if segments is None else segments != 0
+        branches["mlp"] = lambda x: mixture_of_experts(
+            params["experts"], x, valid, experts, activation
+        )[0]
+    else:
+        branches["mlp"] = partial(mlp, params["mlp"], activation=activation)
 
-    def f(name: str, x: np.ndarray) -> np.ndarray:
-        if name == "attention":
-            return self_attention(params[name], x, norm_epsilon=norm_epsilon, **attend)
-        if name == "cross":
-            where: dict[str, Any] = {"memory": memory, "memory_mask": memory_mask, "causal": False}
-            return self_attention(params["cross_attention"], x, **where, **look)
-        if experts is not None and experts.count:
-            segments = attend.get("segments")
-            valid = np.ones(x.shape[:2], bool) if segments is None else segments != 0
-            return mixture_of_experts(params["experts"], x, valid, experts, activation)[0]
-        return mlp(params["mlp"], x, activation=activation)
-
-    for name in ("attention", "cross", "mlp") if memory is not None else ("attention", "mlp"):
+    for name, f in branches.items():
         normed = params[f"{name}_norm"], norm_kind, norm_epsilon
         if norm_position == "pre":
-            x = x + f(name, norm(normed[0], x, *normed[1:]))
+            x = x + f(norm(normed[0], x, *normed[1:]))
         else:
-            x = norm(normed[0], x + f(name, x), *normed[1:])
+            x = norm(normed[0], x + f(x), *normed[1:])
     return x
 
 
