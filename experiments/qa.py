@@ -15,7 +15,8 @@ Hardware:  a laptop CPU for the slices; one GPU or TPU for BERT-base on all of S
 Time:      7 processor minutes; recurrent 3
 Expect:    of 957 questions exact match 4.6 % and F1 10.0 %, recurrent 21.5 and 36.0, from 7 minutes
            of our own pretraining 9.5 and 19.9; a sliding window (Richardson et al. 2013) reaches
-           11.9 and 24.4. So little text teaches a Transformer no answers, and an LSTM some
+           11.9 and 24.4 (scripts/measure_qa.py). So little text teaches a Transformer few answers,
+           and an LSTM some
 """
 
 import dataclasses
